@@ -1,0 +1,291 @@
+//! What a store keeps under a [`RecordKey`](crate::scope::RecordKey), and its bytes on disk.
+//!
+//! A record says how long it lives; a store only measures its age. [`Record::at_age`] is the one place that turns an
+//! age into "whole", "without its content" or "gone", so every store forgets by the same rule.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::fingerprint::Fingerprint;
+
+/// Who an exchange is: 128 random bits minted by whoever drives it. Shown in logs and problems, never secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(pub u128);
+
+impl fmt::Display for ExchangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for ExchangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The fencing token of one write: who wrote, and the how-manieth of their writes it was. Never repeats, so a writer
+/// that lost the store's reply asks again with the same stamp and learns whether it had succeeded.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp {
+    /// The exchange that wrote.
+    pub exchange: ExchangeId,
+    /// Its n-th write, from 1.
+    pub write: u16,
+}
+
+/// What is known of one key.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Record {
+    /// The digest of the request that made it; another request under the same key is refused.
+    pub fingerprint: Fingerprint,
+    /// The n-th execution of the operation, from 1.
+    pub attempt: u32,
+    /// Where the operation stands.
+    pub phase: Phase,
+    /// How long after its write this record lives; past it the key counts as never seen.
+    pub retention: Duration,
+}
+
+/// Where an operation stands.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Phase {
+    /// Claimed, and perhaps executing now.
+    InFlight {
+        /// How long after the claim the execution can still be running (execution limit and grace).
+        lease: Duration,
+    },
+    /// Sent, and nobody knows whether the effect happened.
+    Unknown,
+    /// The effect happened.
+    Completed {
+        /// What a retry can be told.
+        kept: Kept,
+        /// How long after its write the reply may be replayed; after that only the fact is remembered.
+        replay_for: Duration,
+    },
+}
+
+/// The kind of a [`Phase`], for counting and scanning.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum PhaseKind {
+    /// See [`Phase::InFlight`].
+    InFlight = 1,
+    /// See [`Phase::Unknown`].
+    Unknown = 2,
+    /// See [`Phase::Completed`].
+    Completed = 3,
+}
+
+/// What a completed record can tell a retry.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Kept {
+    /// The whole reply.
+    Reply(Arc<Reply>),
+    /// Only that it was done, and with which status: the content was over its limit, was never to be kept, or is past
+    /// its time.
+    Omitted {
+        /// The status code of the first response.
+        status: u16,
+    },
+}
+
+impl Kept {
+    /// The status code of the first response.
+    pub fn status(&self) -> u16 {
+        match self {
+            Kept::Reply(reply) => reply.status,
+            Kept::Omitted { status } => *status,
+        }
+    }
+}
+
+/// A response as it is kept and replayed: status line, header fields in order and multiplicity, content.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Reply {
+    /// Status code (RFC 9110 section 15).
+    pub status: u16,
+    /// Field lines in their order; repeated names stay repeated (`peers.md` #31).
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// The content, byte for byte.
+    pub content: Bytes,
+}
+
+impl Record {
+    /// The kind of this record's phase.
+    pub fn kind(&self) -> PhaseKind {
+        match self.phase {
+            Phase::InFlight { .. } => PhaseKind::InFlight,
+            Phase::Unknown => PhaseKind::Unknown,
+            Phase::Completed { .. } => PhaseKind::Completed,
+        }
+    }
+
+    /// What is left of this record at `age`: itself, itself without its content, or `None` past its retention.
+    ///
+    /// Every store answers with the result of this, so a store whose deletions lag never shows what has expired
+    /// (conformance X10).
+    #[must_use]
+    pub fn at_age(self, age: Duration) -> Option<Record> {
+        if age >= self.retention {
+            return None;
+        }
+        match self.trims_at() {
+            Some(trims_at) if age >= trims_at => {
+                let Record { phase: Phase::Completed { kept, replay_for }, .. } = self else { return Some(self) };
+                let phase = Phase::Completed { kept: Kept::Omitted { status: kept.status() }, replay_for };
+                Some(Record { phase, ..self })
+            }
+            _ => Some(self),
+        }
+    }
+
+    /// The age from which this record is smaller than it was written, because its content is past `replay_for`;
+    /// `None` when it lives whole until its retention.
+    pub fn trims_at(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Completed { kept: Kept::Reply(_), replay_for } if *replay_for < self.retention => Some(*replay_for),
+            Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown => None,
+        }
+    }
+
+    /// Appends the bytes of this record to `out`. The format is golden-tested: what release N writes, N + 1 reads (I9).
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(FORMAT);
+        out.put_u8(match &self.phase {
+            Phase::InFlight { .. } => TAG_IN_FLIGHT,
+            Phase::Unknown => TAG_UNKNOWN,
+            Phase::Completed { kept: Kept::Reply(_), .. } => TAG_REPLY,
+            Phase::Completed { kept: Kept::Omitted { .. }, .. } => TAG_OMITTED,
+        });
+        out.put_slice(self.fingerprint.as_bytes());
+        out.put_u32_le(self.attempt);
+        out.put_u64_le(millis(self.retention));
+        match &self.phase {
+            Phase::InFlight { lease } => out.put_u64_le(millis(*lease)),
+            Phase::Unknown => {}
+            Phase::Completed { kept, replay_for } => {
+                out.put_u64_le(millis(*replay_for));
+                out.put_u16_le(kept.status());
+                if let Kept::Reply(reply) = kept {
+                    put_len(out, reply.headers.len());
+                    for (name, value) in &reply.headers {
+                        put_len(out, name.len());
+                        out.put_slice(name);
+                        put_len(out, value.len());
+                        out.put_slice(value);
+                    }
+                    put_len(out, reply.content.len());
+                    out.put_slice(&reply.content);
+                }
+            }
+        }
+    }
+
+    /// Reads what [`Record::encode`] wrote. The content shares `bytes` without copying.
+    ///
+    /// Bytes that do not decode are an error and never "absent" (I11).
+    pub fn decode(bytes: Bytes) -> Result<Record, DecodeError> {
+        let mut r = Reader(bytes);
+        match r.u8()? {
+            FORMAT => {}
+            newer if newer > FORMAT => return Err(DecodeError::NewerFormat { found: newer, known: FORMAT }),
+            _ => return Err(DecodeError::Malformed("format version")),
+        }
+        let tag = r.u8()?;
+        let digest: [u8; Fingerprint::LEN] =
+            r.take(Fingerprint::LEN)?.as_ref().try_into().expect("took exactly that many bytes");
+        let fingerprint = Fingerprint::from_bytes(digest);
+        let attempt = r.u32()?;
+        let retention = Duration::from_millis(r.u64()?);
+        let phase = match tag {
+            TAG_IN_FLIGHT => Phase::InFlight { lease: Duration::from_millis(r.u64()?) },
+            TAG_UNKNOWN => Phase::Unknown,
+            TAG_REPLY | TAG_OMITTED => {
+                let replay_for = Duration::from_millis(r.u64()?);
+                let status = r.u16()?;
+                let kept = if tag == TAG_OMITTED {
+                    Kept::Omitted { status }
+                } else {
+                    let count = r.u32()? as usize;
+                    // Every field line takes at least its two lengths, so a wild count fails before it allocates.
+                    if count > r.0.len() / 8 {
+                        return Err(DecodeError::Malformed("header count"));
+                    }
+                    let mut headers = Vec::with_capacity(count);
+                    for _ in 0..count {
+                        headers.push((r.run()?, r.run()?));
+                    }
+                    Kept::Reply(Arc::new(Reply { status, headers, content: r.run()? }))
+                };
+                Phase::Completed { kept, replay_for }
+            }
+            _ => return Err(DecodeError::Malformed("phase tag")),
+        };
+        if !r.0.is_empty() {
+            return Err(DecodeError::Malformed("trailing bytes"));
+        }
+        Ok(Record { fingerprint, attempt, phase, retention })
+    }
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer release; run that release, or export with it.
+    #[error("record format {found} is newer than {known}, the newest this release reads")]
+    NewerFormat {
+        /// The version in the bytes.
+        found: u8,
+        /// The newest version known here.
+        known: u8,
+    },
+    /// Damaged, or never a record.
+    #[error("record bytes are damaged at: {0}")]
+    Malformed(&'static str),
+}
+
+/// The version of the record format that this release writes.
+pub const FORMAT: u8 = 1;
+
+const TAG_IN_FLIGHT: u8 = 1;
+const TAG_UNKNOWN: u8 = 2;
+const TAG_REPLY: u8 = 3;
+const TAG_OMITTED: u8 = 4;
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn put_len(out: &mut BytesMut, len: usize) {
+    out.put_u32_le(u32::try_from(len).expect("limits of the policy keep replies far below 4 GiB"));
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn take(&mut self, n: usize) -> Result<Bytes, DecodeError> {
+        if self.0.len() < n {
+            return Err(DecodeError::Malformed("length"));
+        }
+        Ok(self.0.split_to(n))
+    }
+    fn run(&mut self) -> Result<Bytes, DecodeError> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+    fn u8(&mut self) -> Result<u8, DecodeError> {
+        Ok(self.take(1)?[0])
+    }
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        Ok(u16::from_le_bytes(self.take(2)?.as_ref().try_into().expect("two bytes")))
+    }
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        Ok(u32::from_le_bytes(self.take(4)?.as_ref().try_into().expect("four bytes")))
+    }
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        Ok(u64::from_le_bytes(self.take(8)?.as_ref().try_into().expect("eight bytes")))
+    }
+}

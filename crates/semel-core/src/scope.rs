@@ -1,0 +1,113 @@
+//! Whose key space a key lives in, and the name a store knows it by.
+
+use std::fmt;
+
+use crate::key::Key;
+
+/// The secret that turns keys, principals and requests into digests which only its holder can recompute.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// Wraps 32 bytes of randomness that the caller minted and keeps.
+    pub fn from_bytes(bytes: [u8; 32]) -> Secret {
+        Secret(bytes)
+    }
+
+    /// A keyed digest over length-prefixed parts under a domain: no two lists of parts collide by being joined
+    /// (`peers.md` #43), and nobody without the secret can guess a key from its digest.
+    pub(crate) fn digest(&self, domain: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(domain.as_bytes());
+        for bytes in parts {
+            part(bytes);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Who is asking: the digest of the credentials that the policy names. Callers without any share one principal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Principal([u8; 32]);
+
+impl Principal {
+    /// Digests the values of the principal headers, in the policy's order; an absent header differs from an empty one.
+    pub fn of<'a>(secret: &Secret, credentials: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) -> Principal {
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for (name, value) in credentials {
+            if let Some(value) = value {
+                parts.push(name.as_bytes());
+                parts.push(value);
+            }
+        }
+        Principal(secret.digest("semel principal 1", &parts))
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Principal(..)")
+    }
+}
+
+/// Principal and operation: two requests with the same key are about the same thing only within one scope.
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    /// Who asks.
+    pub principal: Principal,
+    /// The method.
+    pub method: &'a str,
+    /// The template of the route that covers the request.
+    pub route: &'a str,
+    /// The normalised path ([`crate::admit::normalise_path`]), so that `/orders/1` and `/orders/2` are two operations
+    /// (`peers.md` #20).
+    pub path: &'a str,
+}
+
+/// The name of a record in a store: a keyed digest of scope and key, so that a store never sees either.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey([u8; RecordKey::LEN]);
+
+impl RecordKey {
+    /// Its length in bytes.
+    pub const LEN: usize = 32;
+
+    /// Digests scope and key.
+    pub fn of(secret: &Secret, scope: &Scope<'_>, key: &Key) -> RecordKey {
+        let parts: [&[u8]; 6] = [
+            &scope.principal.0,
+            scope.method.as_bytes(),
+            scope.route.as_bytes(),
+            scope.path.as_bytes(),
+            key.kind().as_bytes(),
+            key.as_bytes(),
+        ];
+        RecordKey(secret.digest("semel record key 1", &parts))
+    }
+
+    /// For stores, which read back what they wrote.
+    pub const fn from_bytes(bytes: [u8; RecordKey::LEN]) -> RecordKey {
+        RecordKey(bytes)
+    }
+
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; RecordKey::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordKey({:02x}{:02x}{:02x}{:02x}..)", self.0[0], self.0[1], self.0[2], self.0[3])
+    }
+}

@@ -1,0 +1,7 @@
+//! Makes write requests safe to retry: at most one effect per key, and a truthful answer.
+
+pub mod body;
+pub mod effect;
+pub mod store;
+
+pub use body::{Body, BoxError};
