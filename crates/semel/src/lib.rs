@@ -3,5 +3,7 @@
 pub mod body;
 pub mod effect;
 pub mod store;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
 pub use body::{Body, BoxError};
