@@ -8,10 +8,14 @@ mod drive;
 pub mod effect;
 pub mod layer;
 mod reply;
+mod secret;
 pub mod store;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 mod waiters;
 
 pub use body::{Body, BoxError};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use reply::problem;
+pub use secret::secret_in;
 pub use semel_core as core;
