@@ -1,5 +1,6 @@
 //! The layer around an in-process handler, on a clock that the tests own.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics says what failed")]
 use std::{
     convert::Infallible,
     future::Future,
