@@ -104,11 +104,16 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
         };
     }
     match &record.phase {
-        Phase::InFlight { lease } if found.age < *lease && !found.abandoned => Decision::InFlight,
+        Phase::InFlight { lease } if found.age < *lease && (!found.abandoned || planted(Bug::AbandonedIsInFlight)) => {
+            Decision::InFlight
+        }
         Phase::InFlight { .. } if planted(Bug::LeaseOverIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::Unknown if planted(Bug::UnknownIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::InFlight { .. } | Phase::Unknown => match rules.on_unknown {
             OnUnknown::Refuse => Decision::OutcomeUnknown,
+            OnUnknown::Reexecute | OnUnknown::ForwardKey if planted(Bug::TakeOverForgetsAttempt) => {
+                Decision::TakeOver { attempt: 1, warning: None }
+            }
             OnUnknown::Reexecute | OnUnknown::ForwardKey => {
                 Decision::TakeOver { attempt: record.attempt.saturating_add(1), warning: None }
             }
