@@ -33,11 +33,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for (name, time) in times {
         let failed = failure.as_ref().is_some_and(|(at, _)| *at == name);
         match time {
-            Some(time) => println!(
-                "{name:<10} {:>9.1}  {}",
-                time.as_secs_f64(),
-                if failed { "FAILED" } else { "ok" }
-            ),
+            Some(time) => println!("{name:<10} {:>9.1}  {}", time.as_secs_f64(), if failed { "FAILED" } else { "ok" }),
             None => println!("{name:<10} {:>9}  not run", "-"),
         }
     }
