@@ -1,2 +1,24 @@
 //! The command line of Semel.
-fn main() {}
+
+mod demo;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "semel", version)]
+enum Command {
+    /// See a naive API double-charged by retries, and the same API behind Semel not.
+    Demo(demo::Args),
+    /// The naive API of the demo.
+    #[command(hide = true)]
+    DemoOrigin(demo::origin::Args),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    match Command::parse() {
+        Command::Demo(args) => demo::run(args).await,
+        Command::DemoOrigin(args) => demo::origin::run(args).await.map(|()| ExitCode::SUCCESS),
+    }
+}

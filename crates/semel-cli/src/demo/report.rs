@@ -1,0 +1,280 @@
+//! What the two storms did: what the clients heard held against what the origin's ledger says.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use comfy_table::{Attribute, Cell, CellAlignment, Color, LineStyle, Table, TableStyle};
+
+use super::{
+    origin::{Account, Ledger},
+    storm::{Attempts, Outcome, Verdict},
+};
+
+/// Both storms, counted.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// Straight to the origin.
+    pub(crate) direct: Side,
+    /// The same through Semel.
+    pub(crate) semel: Side,
+    /// How often the gateway was killed in the middle.
+    pub(crate) kills: u32,
+}
+
+/// One storm, counted.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Side {
+    /// What the clients sent, by what it came back with.
+    attempts: Attempts,
+    /// Requests that reached the origin.
+    arrived: u32,
+    /// What the origin charged.
+    charges: u32,
+    /// By how often a customer was charged; these three sum to the intents.
+    not_charged: u32,
+    charged_once: u32,
+    charged_more: u32,
+    /// By what a customer was told; these four sum to the intents.
+    told_charged: u32,
+    told_unknown: Unknowns,
+    gave_up: u32,
+    refused: u32,
+    /// Answers that named a charge the ledger does not have, and charges that nobody had asked for.
+    wrong: u32,
+}
+
+/// Intents whose customer was told that the outcome is unknown, by what the ledger knows of them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Unknowns {
+    charged: u32,
+    not_charged: u32,
+    charged_more: u32,
+    /// Of all these: the origin charged and its reply was lost.
+    reply_lost: u32,
+    /// Of all these: the connection broke before the origin charged.
+    dropped: u32,
+}
+
+impl Side {
+    /// Counts. The outcomes are those of all intents, the ledger that of an origin that is done.
+    pub(crate) fn new(outcomes: &[Outcome], ledger: &Ledger) -> Side {
+        let mut side = Side::default();
+        let mut unclaimed: BTreeMap<&str, &Account> =
+            ledger.orders.iter().map(|(order, account)| (order.as_str(), account)).collect();
+        let untouched = Account::default();
+        for outcome in outcomes {
+            side.count(outcome, unclaimed.remove(outcome.order.as_str()).unwrap_or(&untouched));
+        }
+        let unwanted: usize = unclaimed.values().map(|account| account.charges.len()).sum();
+        side.charges += count(unwanted);
+        side.wrong += count(unwanted);
+        side
+    }
+
+    /// Charges beyond the first for the same intent.
+    fn double_charges(&self) -> u32 {
+        self.charges - self.charged_once - self.charged_more
+    }
+
+    fn intents(&self) -> u32 {
+        self.told_charged + self.told_unknown.all() + self.gave_up + self.refused
+    }
+
+    fn count(&mut self, outcome: &Outcome, account: &Account) {
+        let charges = count(account.charges.len());
+        self.attempts = self.attempts.plus(outcome.attempts);
+        self.arrived += account.requests;
+        self.charges += charges;
+        match charges {
+            0 => self.not_charged += 1,
+            1 => self.charged_once += 1,
+            _ => self.charged_more += 1,
+        }
+        match outcome.verdict {
+            Verdict::Charged => self.told_charged += 1,
+            Verdict::Unknown => self.told_unknown.count(charges, account),
+            Verdict::GaveUp => self.gave_up += 1,
+            Verdict::Refused(_) => self.refused += 1,
+        }
+        let is_booked = |told: &&String| account.charges.iter().any(|charge| charge.id == **told);
+        self.wrong += count(outcome.charges_told.iter().filter(|told| !is_booked(told)).count());
+    }
+}
+
+impl Unknowns {
+    fn all(self) -> u32 {
+        self.charged + self.not_charged + self.charged_more
+    }
+
+    fn count(&mut self, charges: u32, account: &Account) {
+        match charges {
+            0 => self.not_charged += 1,
+            1 => self.charged += 1,
+            _ => self.charged_more += 1,
+        }
+        if account.replies_lost > 0 {
+            self.reply_lost += 1;
+        } else if account.dropped > 0 {
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Report {
+    /// Whether Semel kept its word: nobody charged twice, and every answer true.
+    pub(crate) fn is_kept(&self) -> bool {
+        let semel = &self.semel;
+        // Both storms are of the same intents, and the demo itself must not be what is wrong.
+        let is_sound = self.direct.wrong == 0 && self.direct.refused == 0 && self.direct.intents() == semel.intents();
+        is_sound && semel.double_charges() == 0 && semel.wrong == 0 && semel.refused == 0
+    }
+
+    /// The table, for a terminal of 80 columns.
+    pub(crate) fn table(&self) -> Table {
+        let (direct, semel) = (&self.direct, &self.semel);
+        let line = LineStyle::none().fill('─').junction('─');
+        let mut table = Table::new();
+        table.load_style(TableStyle::new().top_border(line).header_separator(line).bottom_border(line));
+        let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        let bold = |text: &str| Cell::new(text).add_attribute(Attribute::Bold);
+        table.set_header([bold(""), bold("straight to the API"), bold("through Semel")]);
+        let mut rows = vec![Line::Both("Purchases wanted", direct.intents(), semel.intents())];
+        rows.push(Line::Semel("Semel killed (SIGKILL) and restarted", self.kills));
+        rows.push(Line::Section("What the API's ledger says"));
+        rows.push(Line::Both("Requests that arrived", direct.arrived, semel.arrived));
+        rows.push(Line::Both("Charges", direct.charges, semel.charges));
+        rows.push(Line::Bad("DOUBLE CHARGES", direct.double_charges(), semel.double_charges()));
+        rows.push(Line::Both("Customers charged once", direct.charged_once, semel.charged_once));
+        rows.push(Line::Both("Customers charged more than once", direct.charged_more, semel.charged_more));
+        rows.push(Line::Both("Customers not charged", direct.not_charged, semel.not_charged));
+        rows.push(Line::Section("What the customers were told"));
+        rows.push(Line::Both("Charged", direct.told_charged, semel.told_charged));
+        rows.push(Line::Semel("Outcome unknown, will not be charged again", semel.told_unknown.all()));
+        rows.push(Line::Rare("Nothing: the client gave up", direct.gave_up, semel.gave_up));
+        rows.push(Line::Rare("An unexpected refusal", direct.refused, semel.refused));
+        rows.push(Line::Rare("Answers that contradict the ledger", direct.wrong, semel.wrong));
+        rows.push(Line::Section("What the clients' requests came back with"));
+        let (was, is) = (direct.attempts, semel.attempts);
+        rows.push(Line::Both("Requests sent, retries included", was.sent(), is.sent()));
+        rows.push(Line::Both("A charge", was.charged, is.charged));
+        rows.push(Line::Semel("A replay of the first answer", is.replayed));
+        rows.push(Line::Semel("Refused: in flight, retry later", is.in_flight));
+        rows.push(Line::Semel("Refused: outcome unknown", is.unknown));
+        rows.push(Line::Rare("Other answers", was.other, is.other));
+        rows.push(Line::Both("Nothing: the client's time-out", was.timed_out, is.timed_out));
+        rows.push(Line::Both("Nothing: the connection broke", was.broke, is.broke));
+        rows.push(Line::Rare("Nothing: no connection", was.unreachable, is.unreachable));
+        for row in rows {
+            match row {
+                Line::Section(name) => table.add_row([bold(name)]),
+                Line::Rare(_, 0, 0) => continue,
+                Line::Both(name, was, is) | Line::Rare(name, was, is) => {
+                    table.add_row([Cell::new(format!("  {name}")), number(was.to_string()), number(is.to_string())])
+                }
+                Line::Semel(name, is) => {
+                    table.add_row([Cell::new(format!("  {name}")), number("-".to_owned()), number(is.to_string())])
+                }
+                Line::Bad(name, was, is) => {
+                    let coloured = |count: u32| {
+                        let color = if count == 0 { Color::Green } else { Color::Red };
+                        number(count.to_string()).fg(color).add_attribute(Attribute::Bold)
+                    };
+                    table.add_row([bold(&format!("  {name}")), coloured(was), coloured(is)])
+                }
+            };
+        }
+        table
+    }
+
+    /// What "unknown" was about, and then in one sentence what all of it means.
+    pub(crate) fn words(&self) -> String {
+        let mut words = String::new();
+        let unknown = self.semel.told_unknown;
+        if unknown.all() > 0 {
+            let Unknowns { charged, not_charged, charged_more, reply_lost, dropped } = unknown;
+            let rest = unknown.all() - reply_lost - dropped;
+            let _ = write!(
+                words,
+                "{} Semel said: I do not know. The ledger says: {charged} had been charged once, {not_charged} not at all, \
+                 {charged_more} more than once. Why: for {reply_lost} the API's answer was lost after it charged, for \
+                 {dropped} the connection broke before it charged, and {rest} were under way when Semel was killed. From \
+                 outside the API these look the same, so trying again could charge twice: someone has to look.\n\n",
+                of_purchases(unknown.all())
+            );
+        }
+        words.push_str(&self.sentence());
+        words
+    }
+
+    fn sentence(&self) -> String {
+        let (direct, semel) = (&self.direct, &self.semel);
+        if !self.is_kept() {
+            return format!(
+                "Semel did not keep its word: {} double charges, {} answers that contradict the ledger and {} unexpected \
+                 refusals. This is a bug; please report it with the seed.",
+                semel.double_charges(),
+                semel.wrong,
+                semel.refused
+            );
+        }
+        let mut sentence = format!(
+            "The same clients, the same failures: straight to the API, retries and double clicks charged {} of {} customers \
+             more than once; through Semel they charged nobody more than once, {} were told that they were charged, which is \
+             true, and {} were told that nobody knows",
+            direct.charged_more,
+            direct.intents(),
+            semel.told_charged,
+            semel.told_unknown.all(),
+        );
+        if semel.gave_up > 0 {
+            let _ = write!(sentence, " ({} got no answer at all)", semel.gave_up);
+        }
+        sentence.push('.');
+        sentence
+    }
+}
+
+/// A line of the table.
+enum Line {
+    Section(&'static str),
+    Both(&'static str, u32, u32),
+    /// Shown when there is something to show.
+    Rare(&'static str, u32, u32),
+    /// A thing that only exists with Semel.
+    Semel(&'static str, u32),
+    /// What should be zero.
+    Bad(&'static str, u32, u32),
+}
+
+fn of_purchases(count: u32) -> String {
+    match count {
+        1 => "Of 1 purchase".to_owned(),
+        count => format!("Of {count} purchases"),
+    }
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).expect("far fewer than 2^32 things happen in a demo")
+}
+
+/// Breaks the lines of a text at spaces, so that none is wider than `columns` unless a word is.
+pub(crate) fn wrapped(text: &str, columns: usize) -> String {
+    let mut wrapped = String::with_capacity(text.len());
+    let mut column = 0;
+    for paragraph in text.split('\n') {
+        for word in paragraph.split(' ') {
+            let width = word.chars().count();
+            if column > 0 && column + 1 + width > columns {
+                wrapped.push('\n');
+                column = 0;
+            } else if column > 0 {
+                wrapped.push(' ');
+                column += 1;
+            }
+            wrapped.push_str(word);
+            column += width;
+        }
+        wrapped.push('\n');
+        column = 0;
+    }
+    wrapped
+}
