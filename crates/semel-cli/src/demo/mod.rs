@@ -115,13 +115,17 @@ async fn storms(args: &Args) -> anyhow::Result<(Report, Stage)> {
 
 fn introduction(intents: u32, seconds: u64) -> String {
     let Faults { slow_per_mille, reply_lost_per_mille, dropped_per_mille } = FAULTS;
-    let percent = |per_mille: u32| format!("{}.{} %", per_mille / 10, per_mille % 10);
+    let percent = |per_mille: u32| match per_mille % 10 {
+        0 => format!("{} %", per_mille / 10),
+        tenths => format!("{}.{tenths} %", per_mille / 10),
+    };
     format!(
-        "A payment API that charges a card for every POST and ignores the Idempotency-Key.\n\
-         {intents} customers buy one thing each. Their clients wait {} ms and then retry, with the same key; some customers \
-         click twice. The API answers {} of the requests too late, loses {} after and {} before charging.\n\
-         The same storm twice, about {seconds} s: first straight to the API, then through `semel serve`, which is killed \
-         (SIGKILL) {} times on the way.\n",
+        "{intents} customers buy one thing each from a payment API that charges a card for every POST and ignores the \
+         Idempotency-Key. Their clients retry with the same key when no answer comes within {} ms, and some customers click \
+         twice. The API is slow to answer {} of the requests; it breaks the connection of {} after it charged, and of {} \
+         before.\n\n\
+         The same storm comes twice, about {seconds} s in all: straight to the API, then through `semel serve`, which is \
+         killed (SIGKILL) {} times on the way.\n",
         storm::CLIENT_TIME_OUT.as_millis(),
         percent(slow_per_mille),
         percent(reply_lost_per_mille),

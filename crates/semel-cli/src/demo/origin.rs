@@ -273,3 +273,42 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
 fn complaint(status: StatusCode, error: &str) -> Response<Full<Bytes>> {
     json(status, &serde_json::json!({ "error": error }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_come_as_often_as_they_are_asked_for() {
+        let faults = Faults { slow_per_mille: 100, reply_lost_per_mille: 50, dropped_per_mille: 20 };
+        let count = |wanted: Fate| {
+            let fate = |nth| faults.fate(&mut Dice::new(7, "order", nth));
+            (0..10_000).filter(|nth| fate(*nth) == wanted).count()
+        };
+        let near = |wanted: Fate, expected: usize| {
+            let got = count(wanted);
+            assert!(got.abs_diff(expected) < expected / 5, "{wanted:?}: {got} of 10000, expected about {expected}");
+        };
+        near(Fate::Slow, 1000);
+        near(Fate::ReplyLost, 500);
+        near(Fate::Dropped, 200);
+        near(Fate::Fine, 8300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn charges_every_time_and_books_what_it_did_even_when_it_says_nothing() {
+        let purchase = || Purchase { order: "tea".to_owned(), amount: 300 };
+        let origin = |faults| Arc::new(Origin { seed: 7, books: Mutex::new(Books { faults, ..Books::default() }) });
+        let after_two = async |faults| {
+            let origin = origin(faults);
+            let answers = [Arc::clone(&origin).work(purchase()).await, Arc::clone(&origin).work(purchase()).await];
+            let answered = answers.iter().filter(|answer| answer.is_ok()).count();
+            let account = origin.books.lock().account("tea").clone();
+            (answered, account.requests, account.charges.len(), account.replies_lost, account.dropped)
+        };
+        assert_eq!(after_two(Faults::default()).await, (2, 2, 2, 0, 0));
+        assert_eq!(after_two(Faults { slow_per_mille: 1000, ..Faults::default() }).await, (2, 2, 2, 0, 0));
+        assert_eq!(after_two(Faults { reply_lost_per_mille: 1000, ..Faults::default() }).await, (0, 2, 2, 2, 0));
+        assert_eq!(after_two(Faults { dropped_per_mille: 1000, ..Faults::default() }).await, (0, 2, 0, 0, 2));
+    }
+}

@@ -278,3 +278,97 @@ pub(crate) fn wrapped(text: &str, columns: usize) -> String {
     }
     wrapped
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use http::StatusCode;
+
+    use super::*;
+    use crate::demo::origin::Charge;
+
+    /// An intent: what its customer was told, the charges its answers named, and those that the ledger has.
+    type Case = (Verdict, &'static [&'static str], &'static [&'static str]);
+
+    const ONCE: Case = (Verdict::Charged, &["a"], &["a"]);
+    const TWICE: Case = (Verdict::Charged, &["b"], &["a", "b"]);
+    const UNKNOWN_CHARGED: Case = (Verdict::Unknown, &[], &["a"]);
+    const UNKNOWN_NOT_CHARGED: Case = (Verdict::Unknown, &[], &[]);
+
+    fn side(cases: &[Case]) -> Side {
+        let mut ledger = Ledger::default();
+        let mut outcomes = Vec::new();
+        for (number, (verdict, told, booked)) in cases.iter().enumerate() {
+            let order = format!("order-{number}");
+            let charge = |id: &&str| Charge { id: format!("{order}/{id}"), order: order.clone(), amount: 1 };
+            let charges: Vec<Charge> = booked.iter().map(charge).collect();
+            let account = Account { requests: count(charges.len()), charges, ..Account::default() };
+            ledger.orders.insert(order.clone(), account);
+            let charges_told = told.iter().map(|id| format!("{order}/{id}")).collect();
+            outcomes.push(Outcome { order, verdict: *verdict, charges_told, attempts: Attempts::default() });
+        }
+        Side::new(&outcomes, &ledger)
+    }
+
+    fn check(direct: &[Case], semel: &[Case], expect: Expect) {
+        let report = Report { direct: side(direct), semel: side(semel), kills: 2 };
+        let kept = if report.is_kept() { "kept" } else { "NOT KEPT" };
+        let (was, is) = (report.direct.double_charges(), report.semel.double_charges());
+        expect.assert_eq(&format!("{kept}, double charges {was} and {is}\n{}", wrapped(&report.words(), 80)));
+    }
+
+    #[test]
+    fn semel_keeps_its_word() {
+        check(&[TWICE, ONCE, ONCE, TWICE], &[ONCE, UNKNOWN_CHARGED, UNKNOWN_NOT_CHARGED, ONCE], expect![[""]]);
+    }
+
+    #[test]
+    fn nothing_was_unknown() {
+        check(&[TWICE], &[ONCE], expect![[""]]);
+    }
+
+    #[test]
+    fn a_double_charge_behind_semel_is_a_bug() {
+        check(&[TWICE, ONCE], &[ONCE, TWICE], expect![[""]]);
+    }
+
+    #[test]
+    fn a_double_charge_is_not_excused_by_unknown() {
+        check(&[ONCE], &[(Verdict::Unknown, &[], &["a", "b"])], expect![[""]]);
+    }
+
+    #[test]
+    fn a_charge_that_was_told_and_is_not_booked_is_a_bug() {
+        check(&[ONCE], &[(Verdict::Charged, &["a"], &[])], expect![[""]]);
+        check(&[ONCE], &[(Verdict::Charged, &["a", "b"], &["a"])], expect![[""]]);
+    }
+
+    #[test]
+    fn an_unexpected_refusal_is_a_bug() {
+        check(&[ONCE], &[(Verdict::Refused(StatusCode::UNPROCESSABLE_ENTITY), &[], &[])], expect![[""]]);
+    }
+
+    #[test]
+    fn a_charge_that_nobody_asked_for_is_a_bug() {
+        let charge = Charge { id: "x".to_owned(), order: "x".to_owned(), amount: 1 };
+        let account = Account { requests: 1, charges: vec![charge], ..Account::default() };
+        let stray = Side::new(&[], &Ledger { running: 0, orders: [("x".to_owned(), account)].into() });
+        let report = Report { direct: Side::default(), semel: stray, kills: 0 };
+        assert!(!report.is_kept());
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal_and_every_section_sums() {
+        let mut semel = side(&[ONCE, UNKNOWN_CHARGED, UNKNOWN_NOT_CHARGED]);
+        semel.attempts = Attempts { charged: 1, replayed: 1, in_flight: 3, unknown: 2, timed_out: 4, ..semel.attempts };
+        let report = Report { direct: side(&[TWICE, ONCE, TWICE]), semel, kills: 2 };
+        let table = report.table().trim_fmt();
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        expect![[""]].assert_eq(&table);
+    }
+
+    #[test]
+    fn wraps_at_spaces() {
+        assert_eq!(wrapped("to be or not to be\n\nthat is", 9), "to be or\nnot to be\n\nthat is\n");
+    }
+}

@@ -159,6 +159,7 @@ struct Click {
 }
 
 /// What an attempt came back with.
+#[derive(Debug)]
 enum Answer {
     Charged { charge: String },
     Replayed { charge: String },
@@ -324,5 +325,54 @@ fn read(response: &Response<Bytes>) -> Answer {
         Answer::Later { retry_after }
     } else {
         Answer::Refused(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use semel_core::wire::Problem;
+
+    use super::*;
+
+    #[test]
+    fn the_same_seed_makes_the_same_storm() {
+        let storm = |seed| format!("{:?}", Plan::new(seed, 40));
+        assert_eq!(storm(7), storm(7));
+        assert_ne!(storm(7), storm(8));
+    }
+
+    #[test]
+    fn every_intent_has_a_key_of_its_own_and_one_for_all_its_clicks() {
+        let plan = Plan::new(7, 200);
+        let keys: std::collections::BTreeSet<&str> = plan.intents.iter().map(|intent| intent.key.as_str()).collect();
+        assert_eq!(keys.len(), 200);
+        assert!(plan.intents.iter().any(|intent| intent.clicks.len() == 2), "nobody clicks twice");
+    }
+
+    #[test]
+    fn reads_what_an_answer_means() {
+        let check = |status: StatusCode, headers: &[(&str, &str)], content: &str, expected: &str| {
+            let mut response = Response::builder().status(status);
+            for (name, value) in headers {
+                response = response.header(*name, *value);
+            }
+            let response = response.body(Bytes::copy_from_slice(content.as_bytes())).unwrap();
+            assert_eq!(format!("{:?}", read(&response)), expected);
+        };
+        let problem = |kind: ProblemType| Problem::new(kind).to_json(kind.default_status());
+        let charge = r#"{"charge":"ch_1","order":"o","amount":1}"#;
+        let created = StatusCode::CREATED;
+        let wait = ("Retry-After", "1");
+        check(created, &[], charge, r#"Charged { charge: "ch_1" }"#);
+        check(created, &[("Idempotent-Replayed", "true")], charge, r#"Replayed { charge: "ch_1" }"#);
+        // A success that names no charge proves none.
+        check(created, &[], "{}", "Refused(201)");
+        let conflict = StatusCode::CONFLICT;
+        check(conflict, &[wait], &problem(ProblemType::InFlight), "InFlight { retry_after: 1s }");
+        check(conflict, &[], &problem(ProblemType::OutcomeUnknown), "Unknown");
+        check(StatusCode::BAD_GATEWAY, &[], &problem(ProblemType::OutcomeUnknown), "Unknown");
+        check(StatusCode::BAD_GATEWAY, &[wait], &problem(ProblemType::OriginUnavailable), "Later { retry_after: 1s }");
+        check(StatusCode::SERVICE_UNAVAILABLE, &[], "busy", "Later { retry_after: 0ns }");
+        check(StatusCode::UNPROCESSABLE_ENTITY, &[], &problem(ProblemType::KeyReused), "Refused(422)");
     }
 }
