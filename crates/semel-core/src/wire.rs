@@ -115,6 +115,40 @@ pub fn write_sf_string(text: &str) -> Option<String> {
     Some(out)
 }
 
+/// A JSON object with one more member set to `true`, every other byte as it was (E27); `None` for anything else, and for
+/// an object that has the member already.
+pub fn with_member(content: &[u8], member: &str) -> Option<Vec<u8>> {
+    use json_event_parser::{JsonEvent, SliceJsonParser};
+    let mut parser = SliceJsonParser::new(content);
+    if !matches!(parser.parse_next(), Ok(JsonEvent::StartObject)) {
+        return None;
+    }
+    let mut depth = 1u32;
+    let mut members = 0u32;
+    loop {
+        match parser.parse_next().ok()? {
+            JsonEvent::StartArray | JsonEvent::StartObject => depth += 1,
+            JsonEvent::EndArray | JsonEvent::EndObject => depth -= 1,
+            JsonEvent::ObjectKey(name) if depth == 1 && name == member => return None,
+            JsonEvent::ObjectKey(_) if depth == 1 => members += 1,
+            JsonEvent::Eof => break,
+            JsonEvent::ObjectKey(_)
+            | JsonEvent::String(_)
+            | JsonEvent::Number(_)
+            | JsonEvent::Boolean(_)
+            | JsonEvent::Null => {}
+        }
+    }
+    let open = content.iter().position(|byte| *byte == b'{').expect("an object has an opening brace");
+    let comma = if members == 0 { "" } else { "," };
+    let name = serde_json::to_string(member).expect("a string always serialises");
+    let mut out = Vec::with_capacity(content.len() + name.len() + 6);
+    out.extend_from_slice(&content[..=open]);
+    out.extend_from_slice(format!("{name}:true{comma}").as_bytes());
+    out.extend_from_slice(&content[open + 1..]);
+    Some(out)
+}
+
 /// Every problem that Semel answers with, by its stable `code`. Statuses differ between vendors and routes, codes never do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]

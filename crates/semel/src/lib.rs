@@ -1,7 +1,21 @@
 //! Makes write requests safe to retry: at most one effect per key, and a truthful answer.
+//!
+//! [`Semel`] brings a policy, a secret and a [store] together; [`Semel::layer`] is a tower layer for axum, tonic, hyper
+//! and anything else that speaks [`http`].
 
 pub mod body;
+mod drive;
 pub mod effect;
+pub mod layer;
+mod reply;
+mod secret;
 pub mod store;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+mod waiters;
 
 pub use body::{Body, BoxError};
+pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
+pub use reply::problem;
+pub use secret::secret_in;
+pub use semel_core as core;

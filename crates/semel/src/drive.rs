@@ -1,0 +1,280 @@
+//! The only loop that awaits a store and a handler. It carries out what an [`Exchange`] says, and decides nothing.
+//!
+//! It runs on a task of its own, so that a client that vanishes changes nothing (I12).
+
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use http::{Response, StatusCode};
+use semel_core::{
+    admit::Covered,
+    decide::Rules,
+    exchange::{Answer, Exchange, Executed, Permit, Step},
+    policy::RoutePolicy,
+    record::ExchangeId,
+    register::{Swap, Swapped},
+    scope::RecordKey,
+    wire::KeyStatus,
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    body::Body,
+    store::{Store, StoreError},
+    waiters::Waiters,
+};
+
+/// How often a claim is asked for again after the store failed, before the caller is told.
+const CLAIM_TRIES_MAX: u32 = 3;
+/// The first pause between two tries; it doubles up to [`STORE_PAUSE_MAX`].
+const STORE_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two tries.
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long the caller waits for a settle that the store does not confirm, before the true reply is told as unkept.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon a record that is in flight in another process is looked at again; doubles up to ten times this.
+const WAIT_POLL: Duration = Duration::from_millis(25);
+
+/// What an execution left.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    /// What the exchange is told.
+    pub executed: Executed,
+    /// The response to tell; `None` where there is none.
+    pub response: Option<Response<Body>>,
+    /// Why there is no response.
+    pub lost: LostCause,
+}
+
+/// Why an execution has no response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LostCause {
+    /// It took longer than `execution_max`.
+    TimedOut,
+    /// The connection to the origin, or the handler, failed.
+    Failed,
+}
+
+impl LostCause {
+    /// What the caller is told whose own execution left no response (RFC 9110 sections 15.6.3 and 15.6.5).
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            LostCause::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            LostCause::Failed => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+/// What the caller is told, and the response if it is this exchange's own.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub answer: Answer,
+    pub response: Option<Response<Body>>,
+    pub lost: LostCause,
+}
+
+/// What the log says of an exchange besides its answer.
+#[derive(Clone, Copy, Debug)]
+struct Summary {
+    exchange: ExchangeId,
+    /// The how-manieth execution it made; zero: none.
+    attempt: u32,
+    claim: Duration,
+    execute: Duration,
+    settle: Duration,
+}
+
+/// Drives one exchange to its answer, and its settle to the end even when the answer had to be told before.
+pub(crate) async fn drive<F>(
+    store: &dyn Store,
+    waiters: &Waiters,
+    covered: &Covered,
+    mut tell: oneshot::Sender<Told>,
+    execute: impl FnOnce(u32, ExchangeId) -> F,
+) where
+    F: Future<Output = Execution>,
+{
+    let key = covered.record_key;
+    let id = new_exchange_id();
+    let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id);
+    let mut execute = Some(execute);
+    let mut executed: Option<Execution> = None;
+    let mut running = None;
+    let mut poll = WAIT_POLL;
+    let mut summary =
+        Summary { exchange: id, attempt: 0, claim: Duration::ZERO, execute: Duration::ZERO, settle: Duration::ZERO };
+    let mut claimed_at = Instant::now();
+    loop {
+        step = match step {
+            Step::Swap(swap) if executed.is_none() => {
+                claimed_at = Instant::now();
+                let swapped = claim(store, &key, &swap).await;
+                summary.claim += claimed_at.elapsed();
+                match swapped {
+                    Some(swapped) => exchange.on_swapped(swapped),
+                    None => exchange.on_store_failed(),
+                }
+            }
+            Step::Swap(swap) => {
+                let settling_at = Instant::now();
+                let swapped = tokio::select! {
+                    biased;
+                    swapped = settle(store, &key, &swap, claimed_at + covered.route.lease()) => Some(swapped),
+                    () = tokio::time::sleep(SETTLE_PATIENCE) => None,
+                };
+                summary.settle = settling_at.elapsed();
+                if let Some(swapped) = swapped {
+                    match swapped {
+                        Some(swapped) => exchange.on_swapped(swapped),
+                        None => exchange.on_store_failed(),
+                    }
+                } else {
+                    // The reply is true and the caller need not wait for the store; the settle goes on without them.
+                    let Step::Answer(answer) = exchange.clone().on_store_failed() else {
+                        unreachable!("a failed settle ends the exchange")
+                    };
+                    tell_all(tell, &covered.route, answer, executed.take(), &summary);
+                    settle(store, &key, &swap, claimed_at + covered.route.lease()).await;
+                    return;
+                }
+            }
+            Step::Execute(permit) => {
+                if !covered.route.wait_max.is_zero() {
+                    running = Some(waiters.running(key));
+                }
+                let (permit, execution) =
+                    execute_within(permit, claimed_at + covered.route.execution_max, &mut execute, id).await;
+                summary.attempt = permit.attempt();
+                summary.execute = claimed_at.elapsed().saturating_sub(summary.claim);
+                let outcome = execution.executed.clone();
+                executed = Some(execution);
+                exchange.on_executed(permit, outcome)
+            }
+            Step::Wait { at_most, .. } => {
+                let began = Instant::now();
+                tokio::select! {
+                    () = waiters.wait(&key, at_most, poll) => {}
+                    // Nothing is claimed, so a waiter whose client has left has nothing left to do (peers.md #28).
+                    () = tell.closed() => return,
+                }
+                poll = (poll * 2).min(WAIT_POLL * 10);
+                exchange.on_waited(began.elapsed())
+            }
+            Step::Answer(answer) => {
+                drop(running);
+                tell_all(tell, &covered.route, answer, executed, &summary);
+                return;
+            }
+        };
+    }
+}
+
+/// Tells the answer, and logs it whether or not somebody still listens.
+fn tell_all(
+    tell: oneshot::Sender<Told>,
+    route: &RoutePolicy,
+    answer: Answer,
+    executed: Option<Execution>,
+    summary: &Summary,
+) {
+    let (response, lost) = executed.map_or((None, LostCause::Failed), |execution| (execution.response, execution.lost));
+    let own_status = response.as_ref().map_or(0, |response| response.status().as_u16());
+    let (decision, status) = match &answer {
+        Answer::Own { status, .. } => (status.map_or("completed", KeyStatus::as_str), own_status),
+        Answer::Replay(reply) => ("replay", reply.status),
+        Answer::Refuse(problem) => (problem.kind.code(), route.status_of(problem.kind).as_u16()),
+        Answer::Lost(_) => ("lost", lost.status().as_u16()),
+    };
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    // Never a key, a credential or content.
+    tracing::info!(
+        target: "semel::exchange",
+        exchange = %summary.exchange,
+        route = route.name(),
+        decision,
+        attempt = summary.attempt,
+        status,
+        claim_us = micros(summary.claim),
+        execute_us = micros(summary.execute),
+        settle_us = micros(summary.settle),
+    );
+    // The client may be gone. The record says all there is to say.
+    let _ = tell.send(Told { answer, response, lost });
+}
+
+/// Asks for a claim; `None` when the store does not answer.
+async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap) -> Option<Swapped> {
+    let mut pause = STORE_PAUSE;
+    for tries in 1.. {
+        match store.swap(key, swap).await {
+            Ok(swapped) => return Some(swapped),
+            Err(error) => {
+                tracing::warn!(target: "semel::store", %error, tries, "a claim was not confirmed");
+                if tries == CLAIM_TRIES_MAX || !may_recover(&error) {
+                    return None;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(STORE_PAUSE_MAX);
+    }
+    None
+}
+
+/// Asks for a settle until the lease is over: what was done is worth some trouble to remember (conformance K13).
+async fn settle(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant) -> Option<Swapped> {
+    let mut pause = STORE_PAUSE;
+    loop {
+        match store.swap(key, swap).await {
+            Ok(swapped) => return Some(swapped),
+            Err(error) => {
+                tracing::warn!(target: "semel::store", %error, "a settle was not confirmed");
+                if !may_recover(&error) || Instant::now() + pause >= until {
+                    return None;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(STORE_PAUSE_MAX);
+    }
+}
+
+fn may_recover(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Full(_) => true,
+        StoreError::Corrupt(_) => false,
+    }
+}
+
+/// Executes until `deadline`. The permit goes in and comes out: one permit, one execution.
+async fn execute_within<F>(
+    permit: Permit,
+    deadline: Instant,
+    execute: &mut Option<impl FnOnce(u32, ExchangeId) -> F>,
+    id: ExchangeId,
+) -> (Permit, Execution)
+where
+    F: Future<Output = Execution>,
+{
+    // A process that was stopped between claim and execution has no time left: whoever asks next may already have been
+    // told that the outcome is unknown (conformance C7).
+    let is_late = Instant::now() >= deadline;
+    let execute = execute.take().filter(|_| !is_late);
+    let none = |executed, lost| Execution { executed, response: None, lost };
+    let Some(execute) = execute else { return (permit, none(Executed::NotSent, LostCause::TimedOut)) };
+    // The call itself may panic before its first await.
+    let attempt = permit.attempt();
+    let execution = AssertUnwindSafe(async move { execute(attempt, id).await }).catch_unwind();
+    let execution = match tokio::time::timeout_at(deadline, execution).await {
+        Ok(Ok(execution)) => execution,
+        Ok(Err(_panic)) => none(Executed::Unknown, LostCause::Failed),
+        Err(_elapsed) => none(Executed::Unknown, LostCause::TimedOut),
+    };
+    (permit, execution)
+}
+
+fn new_exchange_id() -> ExchangeId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    ExchangeId(u128::from_le_bytes(bytes))
+}

@@ -1,0 +1,398 @@
+//! The tower layer: admits a request, lets [`drive`](crate::drive) carry it out, and tells the answer.
+//!
+//! ```text
+//! request -> admit -> read the content -> cover -> [ claim -> execute -> settle ] -> answer
+//!            pass: streamed through              on a task that no client can cut
+//! ```
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use semel_core::{
+    admit::{self, Admission, Admitted, Covered, Head},
+    exchange::{Answer, Executed},
+    policy::{Effect, Policy, ReplyRule, RoutePolicy},
+    record::{ExchangeId, Kept},
+    scope::Secret,
+    wire::{self, Problem, ProblemType},
+};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tower::{Layer, Service};
+
+use crate::{
+    body::{Body, BoxError},
+    drive::{Execution, LostCause, Told, drive},
+    effect::{Lost, NotSent},
+    reply::{self, Content},
+    store::Store,
+    waiters::Waiters,
+};
+
+/// How often [`Semel::housekeeping`] sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How many records one sweep deletes at most.
+const SWEEP_RECORDS_MAX: u32 = 10_000;
+
+/// A policy, the secret, a store, and the executions that run. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Semel(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    policy: Policy,
+    secret: Secret,
+    store: Arc<dyn Store>,
+    waiters: Waiters,
+    running: TaskTracker,
+    authorize: Option<Arc<dyn Authorize>>,
+}
+
+/// Asks, before a kept reply is told, whether these credentials are still good (`peers.md` #47): a replay never reaches
+/// the origin, which would have refused them.
+#[async_trait]
+pub trait Authorize: fmt::Debug + Send + Sync + 'static {
+    /// `Err` is told instead of the kept reply.
+    async fn authorize(&self, head: &Parts) -> Result<(), Response<Body>>;
+}
+
+/// What a handler learns of the execution it is part of: a request extension.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExecutionInfo {
+    /// The exchange, as logs name it.
+    pub exchange: ExchangeId,
+    /// The how-manieth execution of the operation this is, from 1. More than 1 only where the route re-executes.
+    pub attempt: u32,
+}
+
+impl Semel {
+    /// Brings the three together.
+    pub fn new(policy: Policy, secret: Secret, store: Arc<dyn Store>) -> Semel {
+        Semel(Arc::new(Shared {
+            policy,
+            secret,
+            store,
+            waiters: Waiters::default(),
+            running: TaskTracker::new(),
+            authorize: None,
+        }))
+    }
+
+    /// The same, asking `authorize` before every replay. To be called before the first [`Semel::layer`].
+    #[must_use]
+    pub fn authorize_replays(self, authorize: Arc<dyn Authorize>) -> Semel {
+        let shared = &self.0;
+        Semel(Arc::new(Shared {
+            policy: shared.policy.clone(),
+            secret: shared.secret.clone(),
+            store: Arc::clone(&shared.store),
+            waiters: Waiters::default(),
+            running: shared.running.clone(),
+            authorize: Some(authorize),
+        }))
+    }
+
+    /// The layer to put around the service that executes.
+    pub fn layer(&self) -> IdempotencyLayer {
+        IdempotencyLayer { semel: self.clone() }
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// How many executions run now.
+    pub fn running(&self) -> usize {
+        self.0.running.len()
+    }
+
+    /// Waits at most `at_most` for the running executions to settle; says how many still ran then. Stop admitting
+    /// requests before.
+    pub async fn drain(&self, at_most: Duration) -> usize {
+        self.0.running.close();
+        let _ = tokio::time::timeout(at_most, self.0.running.wait()).await;
+        self.running()
+    }
+
+    /// Deletes what is past its retention, for ever. To be spawned once per store.
+    pub async fn housekeeping(&self) -> Infallible {
+        loop {
+            match self.0.store.sweep(SWEEP_RECORDS_MAX).await {
+                Ok(swept) if swept == SWEEP_RECORDS_MAX => tokio::task::yield_now().await,
+                Ok(_) => tokio::time::sleep(SWEEP_EVERY).await,
+                Err(error) => {
+                    tracing::warn!(target: "semel::store", %error, "a sweep failed");
+                    tokio::time::sleep(SWEEP_EVERY * 10).await;
+                }
+            }
+        }
+    }
+}
+
+/// Makes [`Idempotency`] services; see [`Semel::layer`].
+#[derive(Clone, Debug)]
+pub struct IdempotencyLayer {
+    semel: Semel,
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency { semel: self.semel.clone(), inner }
+    }
+}
+
+/// A service whose covered requests have at most one effect per key.
+#[derive(Clone, Debug)]
+pub struct Idempotency<S> {
+    semel: Semel,
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Idempotency<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The one that was made ready is the one to call.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.semel.0);
+        let (mut parts, body) = request.into_parts();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        match admit::admit(&shared.policy, &head(&parts), now) {
+            Admission::Pass(status) => {
+                let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
+                Box::pin(async move {
+                    let mut response = call.await?.map(Body::streaming);
+                    if let Some(status) = status {
+                        response
+                            .headers_mut()
+                            .insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
+                    }
+                    Ok(response)
+                })
+            }
+            Admission::Refuse(refused) => {
+                log_refused(&refused.route, &refused.problem);
+                let response = reply::problem(&shared.policy, Some(&refused.route), &refused.problem);
+                Box::pin(async move { Ok(response) })
+            }
+            Admission::Read(admitted) => Box::pin(async move {
+                match complete(&shared, &mut parts, body, admitted).await {
+                    Ok((covered, content)) => Ok(exchange(shared, inner, parts, content, covered).await),
+                    Err(response) => Ok(*response),
+                }
+            }),
+        }
+    }
+}
+
+fn head(parts: &Parts) -> Head<'_> {
+    Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers }
+}
+
+/// Reads the content within the route's limits. Nothing is claimed yet, so a slow upload holds nothing but itself
+/// (`peers.md` #29), and a client that vanishes here was never covered.
+async fn complete<B>(
+    shared: &Shared,
+    parts: &mut Parts,
+    mut body: B,
+    admitted: Admitted,
+) -> Result<(Covered, Body), Box<Response<Body>>>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let route = Arc::clone(admitted.route());
+    let refuse = |problem: &Problem| {
+        log_refused(&route, problem);
+        Err(Box::new(reply::problem(&shared.policy, Some(&route), problem)))
+    };
+    let reading = reply::read(&mut body, route.request_body_bytes_max);
+    let (content, trailers) = match tokio::time::timeout(route.request_read_max, reading).await {
+        Ok(Ok(Content::Whole { content, trailers })) => (content, trailers),
+        Ok(Ok(Content::Larger { .. })) => return refuse(&admit::too_large(&route)),
+        Ok(Err(_broken)) => return refuse(&Problem::new(ProblemType::RequestIncomplete)),
+        Err(_elapsed) => return refuse(&Problem::new(ProblemType::RequestTimeout)),
+    };
+    let covered = match admitted.cover(&shared.policy, &shared.secret, &head(parts), &content) {
+        Ok(covered) => covered,
+        Err(refused) => return refuse(&refused.problem),
+    };
+    // What only Semel and origins say must not be taken from a client (conformance SC14).
+    for name in [&route.marker, &wire::IDEMPOTENCY_STATUS, &wire::IDEMPOTENCY_EFFECT, &wire::IDEMPOTENCY_WARNING] {
+        parts.headers.remove(name);
+    }
+    // A kept reply is told to clients that accept other codings than the first (conformance H31).
+    parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Ok((covered, Body::with_trailers(content, trailers)))
+}
+
+/// Runs the exchange on a task of its own and tells its answer.
+async fn exchange<S, R>(shared: Arc<Shared>, inner: S, parts: Parts, content: Body, covered: Covered) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: Into<BoxError>,
+{
+    let route = Arc::clone(&covered.route);
+    // Only a route whose replays are authorised needs the request once it is on its way.
+    let asked_by = shared.authorize.as_ref().map(|_| parts.clone());
+    let (tell, told) = oneshot::channel();
+    let driving = Arc::clone(&shared);
+    shared.running.spawn(async move {
+        let request = Request::from_parts(parts, content);
+        let route = Arc::clone(&covered.route);
+        let execute = move |attempt, exchange| execute(inner, request, route, ExecutionInfo { exchange, attempt });
+        drive(&*driving.store, &driving.waiters, &covered, tell, execute).await;
+    });
+    let Ok(told) = told.await else {
+        // Only a bug or a runtime that shuts down ends the task unheard; whether it executed is not known here.
+        let problem = Problem::new(ProblemType::OutcomeUnknown);
+        return reply::problem_with_status(&shared.policy, StatusCode::INTERNAL_SERVER_ERROR, &problem);
+    };
+    tell_answer(&shared, &route, asked_by, told).await
+}
+
+/// Calls the handler, and reads as much of its response as is kept.
+async fn execute<S, R>(
+    mut inner: S,
+    mut request: Request<Body>,
+    route: Arc<RoutePolicy>,
+    info: ExecutionInfo,
+) -> Execution
+where
+    S: Service<Request<Body>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: Into<BoxError>,
+{
+    request.extensions_mut().insert(info);
+    let without = |executed| Execution { executed, response: None, lost: LostCause::Failed };
+    let response = match inner.call(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let error: BoxError = error.into();
+            tracing::warn!(target: "semel::exchange", exchange = %info.exchange, %error, "the handler failed");
+            return without(Executed::Unknown);
+        }
+    };
+    let (mut parts, mut body) = response.into_parts();
+    if parts.extensions.get::<NotSent>().is_some() {
+        return without(Executed::NotSent);
+    }
+    if parts.extensions.get::<Lost>().is_some() {
+        return without(Executed::Unknown);
+    }
+    let declared = parts.headers.remove(wire::IDEMPOTENCY_EFFECT);
+    let effect = parts
+        .extensions
+        .get::<Effect>()
+        .copied()
+        .or_else(|| declared.as_ref()?.to_str().ok()?.parse().ok())
+        .unwrap_or_else(|| route.effect_of(parts.status.as_u16()));
+    // Whether this is a replay, and what became of the key, is Semel's to say.
+    parts.headers.remove(&route.marker);
+    parts.headers.remove(wire::IDEMPOTENCY_STATUS);
+    let omitted = Kept::Omitted { status: parts.status.as_u16() };
+    let replied = |kept, parts, body| Execution {
+        executed: Executed::Replied { kept, effect },
+        response: Some(Response::from_parts(parts, body)),
+        lost: LostCause::Failed,
+    };
+    if effect != Effect::Happened || route.reply == ReplyRule::Omitted || is_endless(&parts, &body, &route) {
+        return replied(omitted, parts, Body::streaming(body));
+    }
+    match reply::read(&mut body, route.reply_body_bytes_max).await {
+        Ok(Content::Whole { content, trailers }) => {
+            let kept = reply::keep(&route, parts.status, &parts.headers, content.clone());
+            replied(Kept::Reply(Arc::new(kept)), parts, Body::with_trailers(content, trailers))
+        }
+        Ok(Content::Larger { prefix }) => replied(omitted, parts, Body::prefixed(prefix, body)),
+        // A reply that broke off is no reply (peers.md #37).
+        Err(error) => {
+            tracing::warn!(target: "semel::exchange", exchange = %info.exchange, %error, "the response broke off");
+            without(Executed::Unknown)
+        }
+    }
+}
+
+/// Whether a response is known to be over the limit before it is read: by its length, or as a stream of events, which
+/// would be read until it times out (conformance H33).
+fn is_endless<R: http_body::Body>(parts: &http::response::Parts, body: &R, route: &RoutePolicy) -> bool {
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+        || body.size_hint().lower() > route.reply_body_bytes_max as u64
+}
+
+async fn tell_answer(shared: &Shared, route: &RoutePolicy, asked_by: Option<Parts>, told: Told) -> Response<Body> {
+    match told.answer {
+        Answer::Own { status, warning } => {
+            let mut response = told.response.expect("an execution with an own answer has a response");
+            if let Some(status) = status {
+                response.headers_mut().insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
+            }
+            if let Some(warning) = warning {
+                response.headers_mut().insert(wire::IDEMPOTENCY_WARNING, HeaderValue::from_static(warning.as_str()));
+            }
+            response
+        }
+        Answer::Replay(kept) => match (&shared.authorize, asked_by) {
+            (Some(authorize), Some(head)) => match authorize.authorize(&head).await {
+                Ok(()) => reply::replay(route, &kept),
+                Err(response) => response,
+            },
+            (_, _) => reply::replay(route, &kept),
+        },
+        Answer::Refuse(problem) => reply::problem(&shared.policy, Some(route), &problem),
+        Answer::Lost(problem) => {
+            // The caller's own request went unanswered, which is what 502 and 504 say (RFC 9110 section 15.6); a retry
+            // is told the route's status for an unknown outcome.
+            reply::problem_with_status(&shared.policy, told.lost.status(), &problem)
+        }
+    }
+}
+
+/// The line of a request that was refused before there was an exchange.
+fn log_refused(route: &RoutePolicy, problem: &Problem) {
+    tracing::info!(
+        target: "semel::exchange",
+        route = route.name(),
+        decision = problem.kind.code(),
+        status = route.status_of(problem.kind).as_u16(),
+    );
+}
