@@ -15,10 +15,9 @@ enum Command {
     DemoOrigin(demo::origin::Args),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
-        Command::Demo(args) => demo::run(args).await,
-        Command::DemoOrigin(args) => demo::origin::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args).map(ExitCode::from),
+        Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

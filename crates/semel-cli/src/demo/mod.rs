@@ -3,7 +3,7 @@
 //! Three kinds of processes take part, as in real life: the clients (this one), the origin (`semel demo-origin`) and the
 //! gateway (`semel serve`), which is killed in the middle of it.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -42,26 +42,9 @@ pub(crate) struct Args {
     exit: bool,
 }
 
-/// Runs the demo. Everything it started is gone when this returns, fails, or is dropped.
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (report, mut stage) = tokio::select! {
-        stormed = storms(&args) => stormed?,
-        stopped = stop_signal() => {
-            stopped?;
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-    };
-    println!("\n{}\n", report.table().trim_fmt());
-    print!("{}", wrapped(&report.words(), COLUMNS));
-    if !args.exit {
-        control(stage.origin.address, Request::put("/faults"), "{}").await?;
-        println!("{}", by_hand(&stage));
-        tokio::select! {
-            kept = keep_running(&mut stage.gateway) => kept?,
-            stopped = stop_signal() => stopped?,
-        }
-    }
-    Ok(if report.is_kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Runs the demo, and says with what status to exit. Everything it started is gone when this returns or fails.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    tokio::runtime::Runtime::new()?.block_on(show(args))
 }
 
 /// How the origin fails during the storms.
@@ -74,8 +57,31 @@ const DEAD_FOR: Duration = Duration::from_millis(250);
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const CONTROL_MAX: Duration = Duration::from_secs(5);
 const COLUMNS: usize = 80;
+const KEPT: u8 = 0;
+const NOT_KEPT: u8 = 1;
 /// The exit status of programs that an interrupt ended.
 const INTERRUPTED: u8 = 130;
+
+async fn show(args: &Args) -> anyhow::Result<u8> {
+    let (report, mut stage) = tokio::select! {
+        stormed = storms(args) => stormed?,
+        stopped = stop_signal() => {
+            stopped?;
+            return Ok(INTERRUPTED);
+        }
+    };
+    println!("\n{}\n", report.table().trim_fmt());
+    print!("{}", wrapped(&report.words(), COLUMNS));
+    if !args.exit {
+        control(stage.origin.address, Request::put("/faults"), "{}").await?;
+        println!("{}", by_hand(&stage));
+        tokio::select! {
+            kept = keep_running(&mut stage.gateway) => kept?,
+            stopped = stop_signal() => stopped?,
+        }
+    }
+    Ok(if report.is_kept() { KEPT } else { NOT_KEPT })
+}
 
 /// What runs on after the storms. It goes from top to bottom: the folder must be the last, because the gateway writes there.
 struct Stage {

@@ -85,21 +85,8 @@ pub(crate) struct Charge {
 pub(crate) const LISTENING: &str = "listening on ";
 
 /// Serves until standard input ends, so that it never outlives whoever started it.
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    println!("{LISTENING}{}", listener.local_addr()?);
-    let origin =
-        Arc::new(Origin { seed: args.seed, books: Mutex::new(Books { faults: args.faults, ..Books::default() }) });
-    let (ended, end) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        // An error and the end of the input mean the same: nobody is there any more.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = ended.send(());
-    });
-    tokio::select! {
-        served = origin.serve(listener) => served,
-        _ = end => Ok(()),
-    }
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(listen(args))
 }
 
 /// How long a charge takes.
@@ -160,6 +147,23 @@ impl Faults {
             roll if roll < dropped => Fate::Dropped,
             _ => Fate::Fine,
         }
+    }
+}
+
+async fn listen(args: &Args) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    println!("{LISTENING}{}", listener.local_addr()?);
+    let origin =
+        Arc::new(Origin { seed: args.seed, books: Mutex::new(Books { faults: args.faults, ..Books::default() }) });
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An error and the end of the input mean the same: nobody is there any more.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    tokio::select! {
+        served = origin.serve(listener) => served,
+        _ = end => Ok(()),
     }
 }
 

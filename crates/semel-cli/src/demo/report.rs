@@ -136,8 +136,9 @@ impl Report {
         table.load_style(TableStyle::new().top_border(line).header_separator(line).bottom_border(line));
         let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         let bold = |text: &str| Cell::new(text).add_attribute(Attribute::Bold);
-        table.set_header([bold(""), bold("straight to the API"), bold("through Semel")]);
-        let mut rows = vec![Line::Both("Purchases wanted", direct.intents(), semel.intents())];
+        table.set_header([bold(""), bold("directly"), bold("through Semel")]);
+        let mut rows = vec![Line::Section("The storm")];
+        rows.push(Line::Both("Purchases wanted", direct.intents(), semel.intents()));
         rows.push(Line::Semel("Semel killed (SIGKILL) and restarted", self.kills));
         rows.push(Line::Section("What the API's ledger says"));
         rows.push(Line::Both("Requests that arrived", direct.arrived, semel.arrived));
@@ -187,46 +188,57 @@ impl Report {
 
     /// What "unknown" was about, and then in one sentence what all of it means.
     pub(crate) fn words(&self) -> String {
-        let mut words = String::new();
         let unknown = self.semel.told_unknown;
-        if unknown.all() > 0 {
-            let Unknowns { charged, not_charged, charged_more, reply_lost, dropped } = unknown;
-            let rest = unknown.all() - reply_lost - dropped;
-            let _ = write!(
-                words,
-                "{} Semel said: I do not know. The ledger says: {charged} had been charged once, {not_charged} not at all, \
-                 {charged_more} more than once. Why: for {reply_lost} the API's answer was lost after it charged, for \
-                 {dropped} the connection broke before it charged, and {rest} were under way when Semel was killed. From \
-                 outside the API these look the same, so trying again could charge twice: someone has to look.\n\n",
-                of_purchases(unknown.all())
-            );
+        let sentence = self.sentence();
+        if unknown.all() == 0 {
+            return sentence;
         }
-        words.push_str(&self.sentence());
-        words
+        let more = match unknown.charged_more {
+            0 => "none twice".to_owned(),
+            more => format!("{more} MORE THAN ONCE"),
+        };
+        let under_way = unknown.all() - unknown.reply_lost - unknown.dropped;
+        let causes = [
+            (unknown.reply_lost, "the API's answer was lost after it charged"),
+            (unknown.dropped, "the connection broke before it charged"),
+            (under_way, "Semel was killed meanwhile"),
+        ];
+        let causes: Vec<String> =
+            causes.iter().filter(|(times, _)| *times > 0).map(|(times, what)| format!("{what}, {times}")).collect();
+        format!(
+            "For {} Semel said: I do not know. The ledger knows: {} had been charged once, {} not at all, {more}. What had \
+             happened: {}. From outside the API all of these look the same, so trying again could have charged twice; \
+             somebody has to look.\n\n{sentence}",
+            purchases(unknown.all()),
+            unknown.charged,
+            unknown.not_charged,
+            causes.join("; "),
+        )
     }
 
     fn sentence(&self) -> String {
         let (direct, semel) = (&self.direct, &self.semel);
         if !self.is_kept() {
             return format!(
-                "Semel did not keep its word: {} double charges, {} answers that contradict the ledger and {} unexpected \
-                 refusals. This is a bug; please report it with the seed.",
+                "Semel did not keep its word: double charges {}, answers that contradict the ledger {}, unexpected refusals \
+                 {}. This is a bug; please report it with the seed.",
                 semel.double_charges(),
                 semel.wrong,
                 semel.refused
             );
         }
         let mut sentence = format!(
-            "The same clients, the same failures: straight to the API, retries and double clicks charged {} of {} customers \
-             more than once; through Semel they charged nobody more than once, {} were told that they were charged, which is \
-             true, and {} were told that nobody knows",
+            "The same customers, the same failures: directly, {} of {} were charged more than once; through Semel nobody \
+             was: {} were told that they are charged, and are",
             direct.charged_more,
             direct.intents(),
             semel.told_charged,
-            semel.told_unknown.all(),
         );
+        if semel.told_unknown.all() > 0 {
+            let _ = write!(sentence, ", {} that nobody knows", semel.told_unknown.all());
+        }
         if semel.gave_up > 0 {
-            let _ = write!(sentence, " ({} got no answer at all)", semel.gave_up);
+            let _ = write!(sentence, ", {} got no answer", semel.gave_up);
         }
         sentence.push('.');
         sentence
@@ -245,10 +257,10 @@ enum Line {
     Bad(&'static str, u32, u32),
 }
 
-fn of_purchases(count: u32) -> String {
+fn purchases(count: u32) -> String {
     match count {
-        1 => "Of 1 purchase".to_owned(),
-        count => format!("Of {count} purchases"),
+        1 => "1 purchase".to_owned(),
+        count => format!("{count} purchases"),
     }
 }
 
@@ -281,6 +293,8 @@ pub(crate) fn wrapped(text: &str, columns: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
     use expect_test::{Expect, expect};
     use http::StatusCode;
 
@@ -310,7 +324,7 @@ mod tests {
         Side::new(&outcomes, &ledger)
     }
 
-    fn check(direct: &[Case], semel: &[Case], expect: Expect) {
+    fn check(direct: &[Case], semel: &[Case], expect: &Expect) {
         let report = Report { direct: side(direct), semel: side(semel), kills: 2 };
         let kept = if report.is_kept() { "kept" } else { "NOT KEPT" };
         let (was, is) = (report.direct.double_charges(), report.semel.double_charges());
@@ -319,33 +333,100 @@ mod tests {
 
     #[test]
     fn semel_keeps_its_word() {
-        check(&[TWICE, ONCE, ONCE, TWICE], &[ONCE, UNKNOWN_CHARGED, UNKNOWN_NOT_CHARGED, ONCE], expect![[""]]);
+        check(
+            &[TWICE, ONCE, ONCE, TWICE],
+            &[ONCE, UNKNOWN_CHARGED, UNKNOWN_NOT_CHARGED, ONCE],
+            &expect![[r#"
+                kept, double charges 2 and 0
+                For 2 purchases Semel said: I do not know. The ledger knows: 1 had been charged
+                once, 1 not at all, none twice. What had happened: Semel was killed meanwhile,
+                2. From outside the API all of these look the same, so trying again could have
+                charged twice; somebody has to look.
+
+                The same customers, the same failures: directly, 2 of 4 were charged more than
+                once; through Semel nobody was: 2 were told that they are charged, and are, 2
+                that nobody knows.
+            "#]],
+        );
     }
 
     #[test]
     fn nothing_was_unknown() {
-        check(&[TWICE], &[ONCE], expect![[""]]);
+        check(
+            &[TWICE],
+            &[ONCE],
+            &expect![[r#"
+                kept, double charges 1 and 0
+                The same customers, the same failures: directly, 1 of 1 were charged more than
+                once; through Semel nobody was: 1 were told that they are charged, and are.
+            "#]],
+        );
     }
 
     #[test]
     fn a_double_charge_behind_semel_is_a_bug() {
-        check(&[TWICE, ONCE], &[ONCE, TWICE], expect![[""]]);
+        check(
+            &[TWICE, ONCE],
+            &[ONCE, TWICE],
+            &expect![[r#"
+                NOT KEPT, double charges 1 and 1
+                Semel did not keep its word: double charges 1, answers that contradict the
+                ledger 0, unexpected refusals 0. This is a bug; please report it with the seed.
+            "#]],
+        );
     }
 
     #[test]
     fn a_double_charge_is_not_excused_by_unknown() {
-        check(&[ONCE], &[(Verdict::Unknown, &[], &["a", "b"])], expect![[""]]);
+        check(
+            &[ONCE],
+            &[(Verdict::Unknown, &[], &["a", "b"])],
+            &expect![[r#"
+                NOT KEPT, double charges 0 and 1
+                For 1 purchase Semel said: I do not know. The ledger knows: 0 had been charged
+                once, 0 not at all, 1 MORE THAN ONCE. What had happened: Semel was killed
+                meanwhile, 1. From outside the API all of these look the same, so trying again
+                could have charged twice; somebody has to look.
+
+                Semel did not keep its word: double charges 1, answers that contradict the
+                ledger 0, unexpected refusals 0. This is a bug; please report it with the seed.
+            "#]],
+        );
     }
 
     #[test]
     fn a_charge_that_was_told_and_is_not_booked_is_a_bug() {
-        check(&[ONCE], &[(Verdict::Charged, &["a"], &[])], expect![[""]]);
-        check(&[ONCE], &[(Verdict::Charged, &["a", "b"], &["a"])], expect![[""]]);
+        check(
+            &[ONCE],
+            &[(Verdict::Charged, &["a"], &[])],
+            &expect![[r#"
+                NOT KEPT, double charges 0 and 0
+                Semel did not keep its word: double charges 0, answers that contradict the
+                ledger 1, unexpected refusals 0. This is a bug; please report it with the seed.
+            "#]],
+        );
+        check(
+            &[ONCE],
+            &[(Verdict::Charged, &["a", "b"], &["a"])],
+            &expect![[r#"
+                NOT KEPT, double charges 0 and 0
+                Semel did not keep its word: double charges 0, answers that contradict the
+                ledger 1, unexpected refusals 0. This is a bug; please report it with the seed.
+            "#]],
+        );
     }
 
     #[test]
     fn an_unexpected_refusal_is_a_bug() {
-        check(&[ONCE], &[(Verdict::Refused(StatusCode::UNPROCESSABLE_ENTITY), &[], &[])], expect![[""]]);
+        check(
+            &[ONCE],
+            &[(Verdict::Refused(StatusCode::UNPROCESSABLE_ENTITY), &[], &[])],
+            &expect![[r#"
+                NOT KEPT, double charges 0 and 0
+                Semel did not keep its word: double charges 0, answers that contradict the
+                ledger 0, unexpected refusals 1. This is a bug; please report it with the seed.
+            "#]],
+        );
     }
 
     #[test]
@@ -364,7 +445,33 @@ mod tests {
         let report = Report { direct: side(&[TWICE, ONCE, TWICE]), semel, kills: 2 };
         let table = report.table().trim_fmt();
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-        expect![[""]].assert_eq(&table);
+        expect![[r#"
+            ─────────────────────────────────────────────────────────────────────────
+                                                            directly   through Semel
+            ─────────────────────────────────────────────────────────────────────────
+             The storm
+               Purchases wanted                                    3               3
+               Semel killed (SIGKILL) and restarted                -               2
+             What the API's ledger says
+               Requests that arrived                               5               2
+               Charges                                             5               2
+               DOUBLE CHARGES                                      2               0
+               Customers charged once                              1               2
+               Customers charged more than once                    2               0
+               Customers not charged                               0               1
+             What the customers were told
+               Charged                                             3               1
+               Outcome unknown, will not be charged again          -               2
+             What the clients' requests came back with
+               Requests sent, retries included                     0              11
+               A charge                                            0               1
+               A replay of the first answer                        -               1
+               Refused: in flight, retry later                     -               3
+               Refused: outcome unknown                            -               2
+               Nothing: the client's time-out                      0               4
+               Nothing: the connection broke                       0               0
+            ─────────────────────────────────────────────────────────────────────────"#]]
+        .assert_eq(&table);
     }
 
     #[test]
