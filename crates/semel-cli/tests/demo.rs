@@ -30,6 +30,9 @@ fn charges_twice_without_semel_and_never_with_it() {
     assert_eq!((was, is), (60, 60), "{told}");
     assert_eq!(numbers(&told, "Semel killed"), (0, 2), "{told}");
 
+    // Nobody waits for ever on a record that a killed process left behind.
+    assert!(!told.contains("the client gave up") || numbers(&told, "Nothing: the client gave up").1 == 0, "{told}");
+
     // Every section of the table accounts for all of what it is about.
     let sums = |labels: &[&str]| {
         let lines = labels.iter().filter(|label| told.contains(**label)).map(|label| numbers(&told, label));

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// How the origin fails during the storms.
-const FAULTS: Faults = Faults { slow_per_mille: 100, reply_lost_per_mille: 25, dropped_per_mille: 15 };
+const FAULTS: Faults = Faults { slow_per_mille: 80, reply_lost_per_mille: 20, dropped_per_mille: 10 };
 /// When the gateway is killed, in percent of the time over which the intents start.
 const KILLS_AT_PERCENT: [u32; 2] = [35, 70];
 /// How long the gateway stays dead.
@@ -131,7 +131,7 @@ fn introduction(intents: u32, seconds: u64) -> String {
          twice. The API is slow to answer {} of the requests; it breaks the connection of {} after it charged, and of {} \
          before.\n\n\
          The same storm comes twice, about {seconds} s in all: straight to the API, then through `semel serve`, which is \
-         killed (SIGKILL) {} times on the way.\n",
+         killed (SIGKILL) {} times on the way.",
         storm::CLIENT_TIME_OUT.as_millis(),
         percent(slow_per_mille),
         percent(reply_lost_per_mille),
@@ -142,20 +142,20 @@ fn introduction(intents: u32, seconds: u64) -> String {
 
 fn by_hand(stage: &Stage) -> String {
     let (semel, origin) = (stage.gateway.address, stage.origin.address);
-    let id = stage.gateway.id().map_or(String::new(), |id| format!(" (process {id}: kill -9 it, it comes back)"));
     let post = format!("curl -i {semel}/charges -H 'Idempotency-Key: \"c1\"' -d");
+    let kill = stage.gateway.id().map_or(String::new(), |id| format!("kill -9 {id}"));
     format!(
         r#"
-Both keep running, the API now without failures: Semel at {semel}{id},
-the API itself at {origin}. Try by hand:
+Both keep running, and the API no longer fails. Try by hand:
 
-# buy a coffee, then send the very same line again: the second answer is a replay
+# buy a coffee, then send the same line again: the second answer is a replay
 {post} '{{"order":"coffee","amount":420}}'
 # the same key for another amount: refused, nothing is charged
 {post} '{{"order":"coffee","amount":990}}'
 # what the API really did: one request, one charge
 curl {origin}/ledger/coffee
 
+Semel comes back when it is killed ({kill}), and remembers.
 Ctrl-C ends the demo and leaves nothing behind."#
     )
 }

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// How long a charge takes.
 const WORK: Range<Duration> = Duration::from_millis(15)..Duration::from_millis(60);
 /// How long a slow answer takes after the charge. The clients of the storm wait less.
-const SLOW: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(900);
+const SLOW: Range<Duration> = Duration::from_millis(450)..Duration::from_millis(700);
 const CONTENT_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -35,7 +36,7 @@ pub(crate) struct GatewayProcess {
 impl OriginProcess {
     /// Starts one, and waits until it listens.
     pub(crate) async fn start(seed: u64, faults: Faults) -> anyhow::Result<OriginProcess> {
-        let mut command = Command::new(this_program()?);
+        let mut command = this_program()?;
         let Faults { slow_per_mille, reply_lost_per_mille, dropped_per_mille } = faults;
         command.arg("demo-origin").args(["--seed", &seed.to_string()]);
         command.args(["--slow-per-mille", &slow_per_mille.to_string()]);
@@ -73,7 +74,7 @@ impl GatewayProcess {
     pub(crate) async fn start_again(&mut self) -> anyhow::Result<()> {
         let log =
             File::options().create(true).append(true).open(self.log()).context("cannot write the gateway's log")?;
-        let mut command = Command::new(this_program()?);
+        let mut command = this_program()?;
         command.arg("serve").args(["--listen", &self.address.to_string()]);
         command.args(["--upstream", &format!("http://{}", self.origin)]);
         command.arg("--data").arg(self.folder.join("records"));
@@ -137,22 +138,25 @@ impl Drop for Guard {
     }
 }
 
-fn this_program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot find the program that is running")
+/// This program again, with other arguments.
+fn this_program() -> anyhow::Result<Command> {
+    #[cfg_attr(not(unix), expect(unused_mut))]
+    let mut command = Command::new(std::env::current_exe().context("cannot find the program that is running")?);
+    // Ctrl-C is for the demo, which ends the others when it is their time.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    Ok(command)
 }
 
 /// A free address that stays free while the gateway is down: below the ports that systems hand out to connections
 /// (32768 and up on Linux, 49152 and up elsewhere), where the storm's own connections cannot take it.
 fn free_address() -> anyhow::Result<SocketAddr> {
+    let ports = u16::try_from(PORTS.len()).expect("there are fewer ports than 2^16");
     // Two demos at once start looking at different places.
-    let start = std::process::id().wrapping_mul(37) % PORTS;
-    (0..PORTS)
-        .map(|offset| {
-            SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_MIN + u16::try_from((start + offset) % PORTS).expect("fits")))
-        })
-        .find(|address| TcpListener::bind(address).is_ok())
-        .context("every port tried is taken")
+    let first = u16::try_from(std::process::id() % u32::from(ports)).expect("a remainder of a u16 fits a u16");
+    let mut addresses =
+        PORTS.cycle().skip(first.into()).take(ports.into()).map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    addresses.find(|address: &SocketAddr| TcpListener::bind(address).is_ok()).context("every port tried is taken")
 }
 
-const PORT_MIN: u16 = 20_000;
-const PORTS: u32 = 10_000;
+const PORTS: Range<u16> = 20_000..30_000;

@@ -123,9 +123,13 @@ impl Report {
     /// Whether Semel kept its word: nobody charged twice, and every answer true.
     pub(crate) fn is_kept(&self) -> bool {
         let semel = &self.semel;
-        // Both storms are of the same intents, and the demo itself must not be what is wrong.
-        let is_sound = self.direct.wrong == 0 && self.direct.refused == 0 && self.direct.intents() == semel.intents();
-        is_sound && semel.double_charges() == 0 && semel.wrong == 0 && semel.refused == 0
+        self.is_sound() && semel.double_charges() == 0 && semel.wrong == 0 && semel.refused == 0
+    }
+
+    /// Whether the demo itself did what it says: the same intents twice, and a naive origin that tells the truth.
+    fn is_sound(&self) -> bool {
+        let (direct, semel) = (&self.direct, &self.semel);
+        direct.wrong == 0 && direct.refused == 0 && direct.intents() == semel.intents()
     }
 
     /// The table, for a terminal of 80 columns.
@@ -218,6 +222,11 @@ impl Report {
 
     fn sentence(&self) -> String {
         let (direct, semel) = (&self.direct, &self.semel);
+        if !self.is_sound() {
+            return "The storm straight to the API went wrong, so there is nothing to compare with. This is a bug of the demo; \
+                    please report it with the seed."
+                .to_owned();
+        }
         if !self.is_kept() {
             return format!(
                 "Semel did not keep its word: double charges {}, answers that contradict the ledger {}, unexpected refusals \
@@ -235,10 +244,10 @@ impl Report {
             semel.told_charged,
         );
         if semel.told_unknown.all() > 0 {
-            let _ = write!(sentence, ", {} that nobody knows", semel.told_unknown.all());
+            let _ = write!(sentence, "; {} were told that nobody knows", semel.told_unknown.all());
         }
         if semel.gave_up > 0 {
-            let _ = write!(sentence, ", {} got no answer", semel.gave_up);
+            let _ = write!(sentence, "; {} got no answer", semel.gave_up);
         }
         sentence.push('.');
         sentence
@@ -344,8 +353,8 @@ mod tests {
                 charged twice; somebody has to look.
 
                 The same customers, the same failures: directly, 2 of 4 were charged more than
-                once; through Semel nobody was: 2 were told that they are charged, and are, 2
-                that nobody knows.
+                once; through Semel nobody was: 2 were told that they are charged, and are; 2
+                were told that nobody knows.
             "#]],
         );
     }
@@ -427,6 +436,20 @@ mod tests {
                 ledger 0, unexpected refusals 1. This is a bug; please report it with the seed.
             "#]],
         );
+    }
+
+    #[test]
+    fn without_a_sound_comparison_nothing_is_claimed() {
+        check(&[(Verdict::Charged, &["a"], &[])], &[ONCE], &expect![[r#"
+            NOT KEPT, double charges 0 and 0
+            The storm straight to the API went wrong, so there is nothing to compare with.
+            This is a bug of the demo; please report it with the seed.
+        "#]]);
+        check(&[TWICE, TWICE], &[ONCE], &expect![[r#"
+            NOT KEPT, double charges 2 and 0
+            The storm straight to the API went wrong, so there is nothing to compare with.
+            This is a bug of the demo; please report it with the seed.
+        "#]]);
     }
 
     #[test]

@@ -142,13 +142,13 @@ impl Attempts {
 /// How long a client waits for an answer. The origin's slow answers take longer.
 pub(crate) const CLIENT_TIME_OUT: Duration = Duration::from_millis(350);
 /// How often a client tries before it gives up.
-const ATTEMPTS_MAX: u32 = 12;
-const INTENT_EVERY: Duration = Duration::from_millis(14);
+const ATTEMPTS_MAX: u32 = 10;
+const INTENT_EVERY: Duration = Duration::from_millis(18);
 const SPREAD_MIN: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(60);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How many customers in a hundred click twice.
-const DOUBLE_CLICKS_PERCENT: u32 = 8;
+const DOUBLE_CLICKS_PERCENT: u32 = 10;
 const DOUBLE_CLICK_GAP: std::ops::Range<Duration> = Duration::from_millis(2)..Duration::from_millis(25);
 
 /// A press of the button, each behind a client of its own.
