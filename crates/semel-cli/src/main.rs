@@ -10,6 +10,7 @@ use crate::config::{
 };
 
 mod config;
+mod demo;
 mod serve;
 
 /// Everything went as it should.
@@ -36,6 +37,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<Serve>),
+    /// See a naive API double-charged by retries, and the same API behind Semel not.
+    Demo(demo::Args),
+    /// The naive API of the demo.
+    #[command(hide = true)]
+    DemoOrigin(demo::origin::Args),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -102,7 +108,9 @@ Exit codes:
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Reads FILE and says what is wrong with it, and where.
-    #[command(after_help = "Examples:\n  semel config check semel.toml\n\nExit codes:\n  0  semel serve would accept it\n  2  it would not")]
+    #[command(
+        after_help = "Examples:\n  semel config check semel.toml\n\nExit codes:\n  0  semel serve would accept it\n  2  it would not"
+    )]
     Check {
         /// The configuration file
         file: PathBuf,
@@ -124,6 +132,8 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(flags) => serve(*flags),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
     match outcome {
