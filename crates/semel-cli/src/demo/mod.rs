@@ -144,8 +144,8 @@ fn introduction(intents: u32, seconds: u64) -> String {
     format!(
         "{intents} customers buy one thing each from a payment API that charges a card for every POST and ignores the \
          Idempotency-Key. Their clients retry with the same key when no answer comes within {} ms, and some customers click \
-         twice. The API is slow to answer {} of the requests; it breaks the connection of {} after it charged, and of {} \
-         before.\n\n\
+         twice. The API answers {} of the requests too late, and breaks the connection of {} after and of {} \
+         before it charged.\n\n\
          The same storm comes twice, about {seconds} s in all: straight to the API, then through `semel serve`, which is \
          killed (SIGKILL) {} times on the way.",
         storm::CLIENT_TIME_OUT.as_millis(),
