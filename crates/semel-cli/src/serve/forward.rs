@@ -120,8 +120,8 @@ enum Patience {
 
 impl Shared {
     async fn forward(&self, mut request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Failure> {
-        let wish = headers::prepare_request(&mut request, peer, self.settings.host, &self.host)
-            .map_err(Failure::Refused)?;
+        let wish =
+            headers::prepare_request(&mut request, peer, self.settings.host, &self.host).map_err(Failure::Refused)?;
         // The layer reads the content of what it covers, and only of that.
         let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
         let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
@@ -222,7 +222,11 @@ impl Shared {
     }
 
     /// Forwards a request that may leave HTTP behind. Its connection is its own and never used again.
-    async fn upgrade(&self, mut request: Request<Body>, permit: OwnedSemaphorePermit) -> Result<Response<Body>, Failure> {
+    async fn upgrade(
+        &self,
+        mut request: Request<Body>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Failure> {
         let client = request.extensions_mut().remove::<OnUpgrade>();
         let Connection { mut sender, driver, socket } =
             self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;

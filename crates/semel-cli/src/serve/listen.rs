@@ -9,8 +9,14 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::{http1, http2}};
-use hyper_util::{rt::{TokioExecutor, TokioIo, TokioTimer}, service::TowerToHyperService};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use semel::Body;
 use tokio::{
     net::{TcpListener, TcpStream},

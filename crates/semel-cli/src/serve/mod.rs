@@ -49,9 +49,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
 }
 
 async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel) -> anyhow::Result<Ended> {
-    let listener = TcpListener::bind(gateway.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", gateway.listen))?;
+    let listener =
+        TcpListener::bind(gateway.listen).await.with_context(|| format!("cannot listen on {}", gateway.listen))?;
     let listening = listener.local_addr()?;
     let closing = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -72,8 +71,7 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel) -> anyhow::Resu
         thread::Builder::new().name(name).spawn(move || part.run(receiver)).context("cannot start a thread")?;
     }
     announce(gateway, origin, listening, semel.policy());
-    let accepting =
-        tokio::spawn(listen::accept(listener, gateway.connections_max, threads, closing.clone()));
+    let accepting = tokio::spawn(listen::accept(listener, gateway.connections_max, threads, closing.clone()));
     let housekeeper = semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
     tokio::signal::ctrl_c().await.context("cannot hear signals")?;

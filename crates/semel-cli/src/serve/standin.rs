@@ -1,6 +1,11 @@
 //! Stands in for the layer until it is there: everything passes through unprotected.
 
-use std::{convert::Infallible, sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
