@@ -23,6 +23,7 @@ use toml::Spanned;
 
 mod complain;
 mod show;
+pub(crate) mod words;
 
 pub(crate) use show::show;
 
