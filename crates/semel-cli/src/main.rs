@@ -102,7 +102,9 @@ Exit codes:
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Reads FILE and says what is wrong with it, and where.
-    #[command(after_help = "Examples:\n  semel config check semel.toml\n\nExit codes:\n  0  semel serve would accept it\n  2  it would not")]
+    #[command(
+        after_help = "Examples:\n  semel config check semel.toml\n\nExit codes:\n  0  semel serve would accept it\n  2  it would not"
+    )]
     Check {
         /// The configuration file
         file: PathBuf,

@@ -20,12 +20,7 @@ pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, mess
     let width = width.clamp(1, (line.chars().count() + 1).saturating_sub(column).max(1));
     let gutter = number.to_string();
     let blank = " ".repeat(gutter.len());
-    let _ = write!(
-        out,
-        "{message}\n  {gutter} | {line}\n  {blank} | {}{}",
-        " ".repeat(column - 1),
-        "^".repeat(width)
-    );
+    let _ = write!(out, "{message}\n  {gutter} | {line}\n  {blank} | {}{}", " ".repeat(column - 1), "^".repeat(width));
     out
 }
 

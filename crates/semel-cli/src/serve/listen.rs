@@ -1,6 +1,7 @@
 //! Client connections: accepted by one thread, dealt round to the threads that serve them.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -8,19 +9,27 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::{http1, http2}};
-use hyper_util::{rt::{TokioExecutor, TokioIo, TokioTimer}, service::TowerToHyperService};
-use semel::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use semel::{Body, Idempotency, Semel};
+use semel_core::wire::POLICY_PATH;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Layer as _;
+use tower::{Layer as _, Service as _};
 
-use super::{Semel, forward::Forwarding, headers::Peer};
+use super::{
+    admin,
+    forward::{Forwarder, Forwarding},
+    headers::{self, Peer},
+};
 
 /// A client connection on its way from the acceptor to the thread that serves it.
 #[derive(Debug)]
@@ -37,6 +46,8 @@ pub(crate) struct Serving {
     pub semel: Semel,
     /// The way to the origin.
     pub forwarding: Forwarding,
+    /// The policy document, if clients may read it.
+    pub policy: Option<Bytes>,
     /// See [`Gateway::header_read_max`](crate::config::Gateway::header_read_max).
     pub header_read_max: Duration,
     /// Says when to finish.
@@ -112,7 +123,7 @@ impl Serving {
             () = self.closing.cancelled() => return Ok(()),
         };
         let layered = self.semel.layer().layer(self.forwarding.of(Peer::new(address)));
-        let service = TowerToHyperService::new(layered);
+        let service = Front { layered, policy: self.policy.clone() };
         let io = TokioIo::new(stream);
         let mut closing = pin!(self.closing.cancelled());
         match protocol {
@@ -142,6 +153,37 @@ impl Serving {
                 Ok(connection.await?)
             }
         }
+    }
+}
+
+/// What is answered before the layer is asked.
+struct Front {
+    layered: Idempotency<Forwarder>,
+    policy: Option<Bytes>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl hyper::service::Service<Request<Incoming>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        if let Err(why) = headers::check(&request) {
+            let mut response = why.into_response();
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        if let Some(document) = &self.policy
+            && request.uri().path() == POLICY_PATH
+            && [Method::GET, Method::HEAD].contains(request.method())
+        {
+            let response = admin::published(document).map(Body::streaming);
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        // The forwarder is always ready, and the layer is when the forwarder is.
+        self.layered.clone().call(request)
     }
 }
 
