@@ -266,5 +266,5 @@ fn bound(log: &str) -> Option<(SocketAddr, SocketAddr)> {
         let end = rest[at + 10..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |end| at + 10 + end);
         rest[at..end].parse().ok()
     };
-    Some((address("listening")?, address("admin")?))
+    Some((address("listening on")?, address("operators")?))
 }
