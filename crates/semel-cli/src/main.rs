@@ -10,6 +10,7 @@ use crate::config::{
 };
 
 mod config;
+mod demo;
 mod serve;
 
 /// Everything went as it should.
@@ -36,6 +37,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<Serve>),
+    /// See a naive API double-charged by retries, and the same API behind Semel not.
+    Demo(demo::Args),
+    /// The naive API of the demo.
+    #[command(hide = true)]
+    DemoOrigin(demo::origin::Args),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -126,6 +132,8 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(flags) => serve(*flags),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
     match outcome {

@@ -346,12 +346,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::policy::{OnCompleted, OnExpired, OnUnknown};
+    use crate::policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown};
 
     const RULES: Rules = Rules {
         on_unknown: OnUnknown::Reexecute,
         on_completed: OnCompleted::Replay,
         on_expired: OnExpired::Refuse,
+        on_mismatch: OnMismatch::Refuse,
         mismatch: ProblemType::KeyReused,
         lease: Duration::from_secs(35),
         wait_max: Duration::ZERO,
