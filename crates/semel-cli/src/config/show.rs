@@ -20,7 +20,7 @@ pub(crate) fn show(config: &Config) -> String {
     page.note("Durations: \"250ms\", \"30s\", \"1h 30m\", \"24h\", \"30d\". Sizes: \"64 KiB\", \"1 MiB\".");
     page.gap();
     page.set("preset", text(config.preset.name()), "where every route starts: ietf, stripe");
-    let principal = list(policy.principal().iter().map(http::HeaderName::as_str));
+    let principal = list(policy.principal().iter().map(words::header));
     page.set("principal", principal, "headers that tell callers apart; each caller has a key space of its own");
     page.maybe(
         "documentation",
@@ -83,7 +83,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
     let (key, name, member, grammar, form, presence) = match &route.key {
         KeyRule::Header { name, grammar, form, presence } => {
-            ("header", Some(name.as_str()), None, *grammar, *form, *presence)
+            ("header", Some(words::header(name)), None, *grammar, *form, *presence)
         }
         KeyRule::Member { pointer, grammar } => {
             ("member", None, Some(pointer.as_str()), *grammar, Form::default(), Presence::default())
@@ -91,7 +91,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         KeyRule::Operation => ("operation", None, None, Grammar::default(), Form::default(), Presence::default()),
     };
     page.set("key", text(key), "header; member: of the JSON content; operation: the operation itself");
-    page.maybe("key_header", name.map(text), "the header, for key = \"header\"");
+    page.maybe("key_header", name.as_deref().map(text), "the header, for key = \"header\"");
     page.maybe("key_member", member.map(text), "a JSON Pointer, for key = \"member\"");
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
@@ -110,7 +110,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     );
     page.set("fingerprint_ignore", ignored, "JSON Pointers, for json");
     page.set("fingerprint_members", members, "JSON Pointers, for members");
-    let statuses = |effect| list(route.statuses_that_mean(effect).into_iter().map(words::statuses));
+    let statuses = |effect| list(words::statuses(route.statuses_that_mean(effect)));
     page.set("effect_happened", statuses(Effect::Happened), "the reply is kept and told to retries");
     page.set("effect_none", statuses(Effect::None), "nothing happened: a retry executes");
     page.set("effect_unknown", statuses(Effect::Unknown), "it may have happened: see on_unknown");
@@ -140,7 +140,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         text(&words::bytes(route.reply_body_bytes_max)),
         "larger content is told, and not kept",
     );
-    page.set("marker", text(route.marker.as_str()), "the header that says `true` on a replay");
+    page.set("marker", text(&words::header(&route.marker)), "the header that says `true` on a replay");
     page.set(
         "replay_member",
         text(route.replay_member.as_deref().unwrap_or_default()),
@@ -148,7 +148,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     );
     page.set(
         "headers_omitted",
-        list(route.headers_omitted.iter().map(http::HeaderName::as_str)),
+        list(route.headers_omitted.iter().map(words::header)),
         "response fields that are not kept",
     );
     page.table("[route.status]");

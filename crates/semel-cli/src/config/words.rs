@@ -11,34 +11,53 @@ use super::{HostRule, LogForm, PublishPolicy, StoreKind};
 
 /// A duration in its largest whole unit: `24h`, `30s`.
 pub(crate) fn duration(duration: Duration) -> String {
-    if !duration.is_zero() && duration.subsec_nanos() == 0 && duration.as_secs() < 86_400 * 366 {
-        let seconds = duration.as_secs();
-        for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
-            if seconds % unit == 0 && seconds / unit >= if name == "d" { 2 } else { 1 } {
-                return format!("{}{name}", seconds / unit);
-            }
-        }
+    const UNITS: [(u64, u64, &str); 3] = [(86_400, 2 * 86_400, "d"), (3_600, 3_600, "h"), (60, 120, "m")];
+    let seconds = duration.as_secs();
+    let unit = UNITS.iter().find(|(unit, least, _)| seconds.is_multiple_of(*unit) && seconds >= *least);
+    match unit {
+        Some((unit, _, name)) if duration.subsec_nanos() == 0 => format!("{}{name}", seconds / unit),
+        Some(_) => humantime::format_duration(duration).to_string(),
+        None if duration.subsec_nanos() == 0 && seconds < 120 => format!("{seconds}s"),
+        None => humantime::format_duration(duration).to_string(),
     }
-    humantime::format_duration(duration).to_string()
 }
 
-/// A range of statuses: `4xx`, `422`, `500-504`.
-pub(crate) fn statuses((first, last): (u16, u16)) -> String {
-    match (first, last) {
-        _ if first == last => first.to_string(),
-        _ if first % 100 == 0 && last == first + 99 => format!("{}xx", first / 100),
-        _ => format!("{first}-{last}"),
+/// Ranges of statuses: `2xx`, `422`, `504-599`.
+pub(crate) fn statuses(ranges: impl IntoIterator<Item = (u16, u16)>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (first, last) in ranges {
+        let mut from = first;
+        while from <= last {
+            let class_end = from / 100 * 100 + 99;
+            let is_class = from.is_multiple_of(100) && class_end <= last;
+            let to = if is_class { class_end } else { last.min(class_end) };
+            texts.push(match (from, to) {
+                _ if is_class => format!("{}xx", from / 100),
+                _ if from == to => from.to_string(),
+                _ => format!("{from}-{to}"),
+            });
+            from = to + 1;
+        }
     }
+    texts
+}
+
+/// A header as people write it: `Idempotency-Key`.
+pub(crate) fn header(name: &http::HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| {
+        let mut letters = word.chars();
+        letters.next().map(|letter| letter.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 /// A size in its largest whole unit: `1 MiB`.
 pub(crate) fn bytes(bytes: usize) -> String {
-    for (unit, name) in [(1 << 20, "MiB"), (1 << 10, "KiB")] {
-        if bytes > 0 && bytes % unit == 0 {
-            return format!("{} {name}", bytes / unit);
-        }
+    let units = [(1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
     }
-    format!("{bytes} B")
 }
 
 pub(crate) fn grammar(grammar: Grammar) -> &'static str {

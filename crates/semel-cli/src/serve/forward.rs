@@ -135,10 +135,10 @@ impl Shared {
         loop {
             let (mut connection, age) = self.pool.take().await.map_err(|error| Failure::NotSent(error.into()))?;
             match self.exchange(&mut connection, request, patience).await {
-                Ok(response) => return Ok(self.answer(connection, response, permit).await?),
+                Ok(response) => return self.answer(connection, response, permit).await,
                 // Handed back by hyper before it was written. A fresh connection would do it again.
                 Err(Unanswered::Unsent(back, error)) => match age {
-                    Age::Reused => request = back,
+                    Age::Reused => request = *back,
                     Age::Fresh => return Err(Failure::NotSent(error)),
                 },
                 Err(Unanswered::Failed(failure)) => return Err(failure),
@@ -169,7 +169,7 @@ impl Shared {
         match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Unanswered::Unsent(request, error.into_error().into())),
+                Some(request) => Err(Unanswered::Unsent(Box::new(request), error.into_error().into())),
                 // hyper may have encoded it, but the kernel has taken nothing.
                 None if connection.socket.written() == written_before => {
                     Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
@@ -267,7 +267,7 @@ impl Shared {
 /// Why a connection brought no response.
 enum Unanswered {
     /// The request is here again and nothing of it was written.
-    Unsent(Request<Body>, BoxError),
+    Unsent(Box<Request<Body>>, BoxError),
     /// It is not.
     Failed(Failure),
 }

@@ -56,6 +56,12 @@ pub(crate) struct Unforwardable {
     pub detail: &'static str,
 }
 
+/// See [`Ambiguous`](super::framing::Ambiguous).
+pub(crate) const AMBIGUOUS: Unforwardable = Unforwardable {
+    status: StatusCode::BAD_REQUEST,
+    detail: "The request must not have both Content-Length and Transfer-Encoding.",
+};
+
 /// Refuses what no origin should have to interpret.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Unforwardable> {
     let refuse = |status, detail| Err(Unforwardable { status, detail });

@@ -5,7 +5,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,7 @@ use tower::{Layer as _, Service as _};
 use super::{
     admin,
     forward::{Forwarder, Forwarding},
+    framing::{Ambiguous, Watched},
     headers::{self, Peer},
 };
 
@@ -123,15 +127,16 @@ impl Serving {
             () = self.closing.cancelled() => return Ok(()),
         };
         let layered = self.semel.layer().layer(self.forwarding.of(Peer::new(address)));
-        let service = Front { layered, policy: self.policy.clone() };
-        let io = TokioIo::new(stream);
+        let ambiguous = Ambiguous::none();
+        let service =
+            Front { layered, policy: self.policy.clone(), ambiguous: ambiguous.clone(), requests: AtomicU64::new(0) };
         let mut closing = pin!(self.closing.cancelled());
         match protocol {
             Protocol::Http1 => {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(self.header_read_max)
-                    .serve_connection(io, service)
+                    .serve_connection(TokioIo::new(Watched::new(stream, ambiguous)), service)
                     .with_upgrades();
                 let mut connection = pin!(connection);
                 tokio::select! {
@@ -144,7 +149,7 @@ impl Serving {
                 let connection = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .keep_alive_interval(self.header_read_max)
-                    .serve_connection(io, service);
+                    .serve_connection(TokioIo::new(stream), service);
                 let mut connection = pin!(connection);
                 tokio::select! {
                     ended = connection.as_mut() => return Ok(ended?),
@@ -160,6 +165,9 @@ impl Serving {
 struct Front {
     layered: Idempotency<Forwarder>,
     policy: Option<Bytes>,
+    ambiguous: Ambiguous,
+    /// Requests so far on this connection.
+    requests: AtomicU64,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -170,7 +178,9 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        if let Err(why) = headers::check(&request) {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let checked = if self.ambiguous.is(number) { Err(headers::AMBIGUOUS) } else { headers::check(&request) };
+        if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return Box::pin(std::future::ready(Ok(response)));

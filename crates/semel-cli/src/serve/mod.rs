@@ -36,6 +36,7 @@ use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy
 mod admin;
 mod drain;
 mod forward;
+mod framing;
 mod headers;
 mod listen;
 mod pool;
@@ -235,10 +236,11 @@ fn in_words(route: &RoutePolicy) -> String {
     let methods = route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(", ");
     let key = match &route.key {
         KeyRule::Header { name, presence: Presence::Optional, .. } => {
+            let name = words::header(name);
             format!("with the header {name} are executed once per key, without it passed through unprotected")
         }
         KeyRule::Header { name, presence: Presence::Required, .. } => {
-            format!("are executed once per value of the header {name}, without it refused")
+            format!("are executed once per value of the header {}, without it refused", words::header(name))
         }
         KeyRule::Member { pointer, .. } => format!("are executed once per value of the member {}", pointer.as_str()),
         KeyRule::Operation => "are executed once per path".to_owned(),

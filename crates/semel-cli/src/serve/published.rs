@@ -21,7 +21,7 @@ pub(crate) fn document(policy: &Policy) -> String {
         version: VERSION,
         documentation: policy.documentation(),
         scope: Scope {
-            principal_headers: policy.principal().iter().map(http::HeaderName::as_str).collect(),
+            principal_headers: policy.principal().iter().map(words::header).collect(),
             operation: ["method", "route", "path"],
         },
         routes: policy.routes().iter().map(|route| Route::of(route)).collect(),
@@ -36,15 +36,15 @@ struct Document<'a> {
     version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     documentation: Option<&'a str>,
-    scope: Scope<'a>,
+    scope: Scope,
     /// In the order in which they are tried.
     routes: Vec<Route<'a>>,
 }
 
 /// Whose key space a key lives in.
 #[derive(Serialize)]
-struct Scope<'a> {
-    principal_headers: Vec<&'a str>,
+struct Scope {
+    principal_headers: Vec<String>,
     operation: [&'static str; 3],
 }
 
@@ -52,7 +52,7 @@ struct Scope<'a> {
 struct Route<'a> {
     path: &'a str,
     methods: Vec<&'a str>,
-    key: KeyPart<'a>,
+    key: KeyPart,
     fingerprint: FingerprintPart<'a>,
     /// What the origin's statuses say about the effect.
     effect_by_status: EffectPart,
@@ -64,11 +64,11 @@ struct Route<'a> {
 }
 
 #[derive(Serialize)]
-struct KeyPart<'a> {
+struct KeyPart {
     #[serde(rename = "in")]
     location: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
+    name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grammar: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,10 +103,10 @@ struct RetryPart<'a> {
     on_unknown: &'static str,
     on_expired: &'static str,
     on_late: &'static str,
-    marker: &'a str,
+    marker: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     replay_member: Option<&'a str>,
-    headers_omitted: Vec<&'a str>,
+    headers_omitted: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -128,7 +128,7 @@ struct BytesPart {
 
 impl Route<'_> {
     fn of(route: &RoutePolicy) -> Route<'_> {
-        let statuses = |effect| route.statuses_that_mean(effect).into_iter().map(words::statuses).collect();
+        let statuses = |effect| words::statuses(route.statuses_that_mean(effect));
         Route {
             path: route.path.as_str(),
             methods: route.methods.iter().map(http::Method::as_str).collect(),
@@ -145,9 +145,9 @@ impl Route<'_> {
                 on_unknown: words::on_unknown(route.on_unknown),
                 on_expired: words::on_expired(route.on_expired),
                 on_late: words::on_late(route.on_late),
-                marker: route.marker.as_str(),
+                marker: words::header(&route.marker),
                 replay_member: route.replay_member.as_deref(),
-                headers_omitted: route.headers_omitted.iter().map(http::HeaderName::as_str).collect(),
+                headers_omitted: route.headers_omitted.iter().map(words::header).collect(),
             },
             times_seconds: TimesPart {
                 execution_max: Seconds(route.execution_max),
@@ -167,19 +167,19 @@ impl Route<'_> {
     }
 }
 
-impl KeyPart<'_> {
-    fn of(rule: &KeyRule) -> KeyPart<'_> {
+impl KeyPart {
+    fn of(rule: &KeyRule) -> KeyPart {
         match rule {
             KeyRule::Header { name, grammar, form, presence } => KeyPart {
                 location: "header",
-                name: Some(name.as_str()),
+                name: Some(words::header(name)),
                 grammar: Some(words::grammar(*grammar)),
                 form: Some(words::form(*form)),
                 presence: words::presence(*presence),
             },
             KeyRule::Member { pointer, grammar } => KeyPart {
                 location: "member",
-                name: Some(pointer.as_str()),
+                name: Some(pointer.as_str().to_owned()),
                 grammar: Some(words::grammar(*grammar)),
                 form: None,
                 presence: "required",
