@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use semel_core::{
     fingerprint::FingerprintRule,
-    key::{Form, Grammar, KeyRule, Pointer, Presence},
-    policy::{Effect, RoutePolicy},
+    key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
+    policy::{Effect, Preset, RoutePolicy},
     wire::ProblemType,
 };
 
@@ -19,7 +19,9 @@ pub(crate) fn show(config: &Config) -> String {
     page.note("Every setting of semel serve. Whatever is left out is as in the preset, or as shown without a file.");
     page.note("Durations: \"250ms\", \"30s\", \"1h 30m\", \"24h\", \"30d\". Sizes: \"64 KiB\", \"1 MiB\".");
     page.gap();
-    page.set("preset", text(config.preset.name()), "where every route starts: ietf, stripe");
+    // A preset's own routes are written out below; named here, they would come twice.
+    page.note(&format!("Preset {}, written out.", config.preset.name()));
+    page.set("preset", text(Preset::Ietf.name()), &format!("where every route starts: {}", presets()));
     let principal = list(policy.principal().iter().map(words::header));
     page.set("principal", principal, "headers that tell callers apart; each caller has a key space of its own");
     page.maybe(
@@ -81,21 +83,34 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.table("[[route]]");
     page.set("methods", list(route.methods.iter().map(http::Method::as_str)), "methods that are covered");
     page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
-    let (key, name, member, grammar, form, presence) = match &route.key {
-        KeyRule::Header { name, grammar, form, presence } => {
-            ("header", Some(words::header(name)), None, *grammar, *form, *presence)
+    let (mut name, mut member, mut rules) = (None, None, (Grammar::default(), Form::default(), Presence::default()));
+    let mut suffix = AttemptSuffix::default();
+    let key = match &route.key {
+        KeyRule::Header { name: header, grammar, form, presence, attempt_suffix } => {
+            name = Some(text(&words::header(header)));
+            rules = (*grammar, *form, *presence);
+            suffix = *attempt_suffix;
+            "header"
         }
-        KeyRule::Member { pointer, grammar } => {
-            ("member", None, Some(pointer.as_str()), *grammar, Form::default(), Presence::default())
+        KeyRule::Member { pointer, grammar, presence } => {
+            member = Some(text(pointer.as_str()));
+            rules = (*grammar, Form::default(), *presence);
+            "member"
         }
-        KeyRule::Operation => ("operation", None, None, Grammar::default(), Form::default(), Presence::default()),
+        KeyRule::Operation => "operation",
     };
+    let (grammar, form, presence) = rules;
     page.set("key", text(key), "header; member: of the JSON content; operation: the operation itself");
-    page.maybe("key_header", name.as_deref().map(text), "the header, for key = \"header\"");
-    page.maybe("key_member", member.map(text), "a JSON Pointer, for key = \"member\"");
+    page.maybe("key_header", name, "the header, for key = \"header\"");
+    page.maybe("key_member", member, "a JSON Pointer, for key = \"member\"");
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
     page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
+    page.set(
+        "attempt_suffix",
+        text(words::attempt_suffix(suffix)),
+        "stem: -attempt-<n> at a key's end does not count; literal",
+    );
     page.set("key_bytes_max", route.key_bytes_max.to_string(), "bytes after unquoting");
     let pointers = |pointers: &[Pointer]| list(pointers.iter().map(Pointer::as_str));
     let (fingerprint, ignored, members) = match &route.fingerprint {
@@ -151,9 +166,19 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         list(route.headers_omitted.iter().map(words::header)),
         "response fields that are not kept",
     );
-    page.table("[route.status]");
+    page.set(
+        "resource",
+        text(route.resource.as_deref().unwrap_or_default()),
+        "a path with {key} in it, told in Location on a conflict; \"\": none",
+    );
+    page.table("[route.problems]");
     for kind in ProblemType::ALL {
-        page.set(kind.code(), route.status_of(kind).as_u16().to_string(), kind.title());
+        let mut members = vec![format!("status = {}", route.status_of(kind).as_u16())];
+        if let Some(own) = route.words_of(kind) {
+            members.extend(own.content.as_deref().map(|content| format!("content = {}", text(content))));
+            members.extend(own.content_type.as_deref().map(|media| format!("content_type = {}", text(media))));
+        }
+        page.set(kind.code(), format!("{{ {} }}", members.join(", ")), kind.title());
     }
 }
 
@@ -191,6 +216,11 @@ impl Page<'_> {
     fn time(&mut self, name: &str, duration: std::time::Duration, meaning: &str) {
         self.set(name, text(&words::duration(duration)), meaning);
     }
+}
+
+/// The names of all presets.
+pub(crate) fn presets() -> String {
+    Preset::ALL.iter().map(|preset| preset.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// A TOML string.

@@ -61,6 +61,9 @@ struct Route<'a> {
     bytes_max: BytesPart,
     /// Statuses of problems by their code.
     problems: BTreeMap<&'static str, u16>,
+    /// Those that are told in the API's own form instead of application/problem+json.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems_in_own_form: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +76,8 @@ struct KeyPart {
     grammar: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     form: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt_suffix: Option<&'static str>,
     presence: &'static str,
 }
 
@@ -100,6 +105,7 @@ struct EffectPart {
 struct RetryPart<'a> {
     reply: &'static str,
     on_completed: &'static str,
+    on_mismatch: &'static str,
     on_unknown: &'static str,
     on_expired: &'static str,
     on_late: &'static str,
@@ -142,6 +148,7 @@ impl Route<'_> {
             retry: RetryPart {
                 reply: words::reply(route.reply),
                 on_completed: words::on_completed(route.on_completed),
+                on_mismatch: words::on_mismatch(route.on_mismatch),
                 on_unknown: words::on_unknown(route.on_unknown),
                 on_expired: words::on_expired(route.on_expired),
                 on_late: words::on_late(route.on_late),
@@ -163,6 +170,11 @@ impl Route<'_> {
                 reply_body: route.reply_body_bytes_max,
             },
             problems: ProblemType::ALL.iter().map(|kind| (kind.code(), route.status_of(*kind).as_u16())).collect(),
+            problems_in_own_form: ProblemType::ALL
+                .into_iter()
+                .filter(|kind| route.words_of(*kind).is_some_and(|words| words.content.is_some()))
+                .map(ProblemType::code)
+                .collect(),
         }
     }
 }
@@ -170,23 +182,30 @@ impl Route<'_> {
 impl KeyPart {
     fn of(rule: &KeyRule) -> KeyPart {
         match rule {
-            KeyRule::Header { name, grammar, form, presence } => KeyPart {
+            KeyRule::Header { name, grammar, form, presence, attempt_suffix } => KeyPart {
                 location: "header",
                 name: Some(words::header(name)),
                 grammar: Some(words::grammar(*grammar)),
                 form: Some(words::form(*form)),
+                attempt_suffix: Some(words::attempt_suffix(*attempt_suffix)),
                 presence: words::presence(*presence),
             },
-            KeyRule::Member { pointer, grammar } => KeyPart {
+            KeyRule::Member { pointer, grammar, presence } => KeyPart {
                 location: "member",
                 name: Some(pointer.as_str().to_owned()),
                 grammar: Some(words::grammar(*grammar)),
                 form: None,
+                attempt_suffix: None,
+                presence: words::presence(*presence),
+            },
+            KeyRule::Operation => KeyPart {
+                location: "operation",
+                name: None,
+                grammar: None,
+                form: None,
+                attempt_suffix: None,
                 presence: "required",
             },
-            KeyRule::Operation => {
-                KeyPart { location: "operation", name: None, grammar: None, form: None, presence: "required" }
-            }
         }
     }
 }
