@@ -174,10 +174,9 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.table("[route.problems]");
     for kind in ProblemType::ALL {
         let mut members = vec![format!("status = {}", route.status_of(kind).as_u16())];
-        if let Some(own) = route.words_of(kind) {
-            members.extend(own.content.as_deref().map(|content| format!("content = {}", text(content))));
-            members.extend(own.content_type.as_deref().map(|media| format!("content_type = {}", text(media))));
-        }
+        let own = route.problem_words(kind);
+        members.extend(own.content.map(|content| format!("content = {}", text(&content))));
+        members.extend(own.content_type.map(|media| format!("content_type = {}", text(&media))));
         page.set(kind.code(), format!("{{ {} }}", members.join(", ")), kind.title());
     }
 }

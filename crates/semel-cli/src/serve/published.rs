@@ -172,7 +172,7 @@ impl Route<'_> {
             problems: ProblemType::ALL.iter().map(|kind| (kind.code(), route.status_of(*kind).as_u16())).collect(),
             problems_in_own_form: ProblemType::ALL
                 .into_iter()
-                .filter(|kind| route.words_of(*kind).is_some_and(|words| words.content.is_some()))
+                .filter(|kind| route.problem_words(*kind).content.is_some())
                 .map(ProblemType::code)
                 .collect(),
         }
