@@ -41,6 +41,8 @@ mod headers;
 mod listen;
 mod pool;
 mod published;
+#[cfg(test)]
+mod tests;
 
 /// How serving ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
