@@ -23,6 +23,7 @@ use toml::Spanned;
 
 mod complain;
 mod show;
+pub(crate) mod words;
 
 pub(crate) use show::show;
 
@@ -148,7 +149,8 @@ impl fmt::Display for Origin {
 impl FromStr for Origin {
     type Err = String;
     fn from_str(text: &str) -> Result<Origin, String> {
-        let wrong = |why: &str| Err(format!("expected an origin such as \"http://127.0.0.1:3000\", found \"{text}\"{why}"));
+        let wrong =
+            |why: &str| Err(format!("expected an origin such as \"http://127.0.0.1:3000\", found \"{text}\"{why}"));
         if text.starts_with("https://") {
             return wrong(
                 ": https to the origin is not supported yet; put the gateway beside the origin, or let a local proxy speak TLS",
@@ -243,8 +245,8 @@ impl Config {
             None => (String::new(), String::new()),
             Some(path) => {
                 let name = path.display().to_string();
-                let text =
-                    std::fs::read_to_string(path).map_err(|error| ConfigError(format!("cannot read {name}: {error}")))?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError(format!("cannot read {name}: {error}")))?;
                 (name, text)
             }
         };
@@ -258,11 +260,9 @@ impl Config {
         flags: GatewaySettings,
         policy: &PolicyFlags,
     ) -> Result<Config, ConfigError> {
-        let complain = |span: Option<Range<usize>>, message: &str| {
-            ConfigError(complain::complaint(name, text, span, message))
-        };
-        let mut document: Document =
-            toml::from_str(text).map_err(|error| complain(error.span(), error.message()))?;
+        let complain =
+            |span: Option<Range<usize>>, message: &str| ConfigError(complain::complaint(name, text, span, message));
+        let mut document: Document = toml::from_str(text).map_err(|error| complain(error.span(), error.message()))?;
         if let Some(presence) = policy.key_presence {
             document.demand(presence);
         }

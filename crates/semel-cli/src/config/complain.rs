@@ -8,6 +8,7 @@ pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, mess
     let Some(span) = span.filter(|span| span.start <= text.len() && !text.is_empty()) else {
         return if file.is_empty() { message } else { format!("{file}: {message}") };
     };
+    let span = member_named(text, &span, &message).unwrap_or(span);
     let start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[start..].lines().next().unwrap_or_default();
     let number = text[..start].matches('\n').count() + 1;
@@ -20,13 +21,25 @@ pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, mess
     let width = width.clamp(1, (line.chars().count() + 1).saturating_sub(column).max(1));
     let gutter = number.to_string();
     let blank = " ".repeat(gutter.len());
-    let _ = write!(
-        out,
-        "{message}\n  {gutter} | {line}\n  {blank} | {}{}",
-        " ".repeat(column - 1),
-        "^".repeat(width)
-    );
+    let _ = write!(out, "{message}\n  {gutter} | {line}\n  {blank} | {}{}", " ".repeat(column - 1), "^".repeat(width));
     out
+}
+
+/// Where a table that is wrong as a whole sets the member that the message begins with.
+fn member_named(text: &str, span: &Range<usize>, message: &str) -> Option<Range<usize>> {
+    let name = message.strip_prefix('`')?.split('`').next()?;
+    let rest = text.get(span.start..)?;
+    let mut at = span.start + rest.strip_prefix('[')?.find('\n')? + 2;
+    for line in text[at..].split_inclusive('\n') {
+        if line.starts_with('[') {
+            return None;
+        }
+        if line.split_once('=').is_some_and(|(member, _)| member.trim() == name) {
+            return Some(at..at + line.trim_end().len());
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// The dotted name of what stands on a line: its table, and the member before the equals sign.

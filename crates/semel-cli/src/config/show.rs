@@ -1,8 +1,204 @@
 //! `semel config show`: every setting with its value, as a file that reads back as the same configuration.
 
-use super::Config;
+use std::fmt::Write as _;
 
-/// The configuration as TOML.
+use semel_core::{
+    fingerprint::FingerprintRule,
+    key::{Form, Grammar, KeyRule, Pointer, Presence},
+    policy::{Effect, RoutePolicy},
+    wire::ProblemType,
+};
+
+use super::{Config, Gateway, words};
+
+/// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
-    format!("preset = \"{}\"\n", config.preset.name())
+    let mut out = String::new();
+    let policy = &config.policy;
+    let mut page = Page(&mut out);
+    page.note("Every setting of semel serve. Whatever is left out is as in the preset, or as shown without a file.");
+    page.note("Durations: \"250ms\", \"30s\", \"1h 30m\", \"24h\", \"30d\". Sizes: \"64 KiB\", \"1 MiB\".");
+    page.gap();
+    page.set("preset", text(config.preset.name()), "where every route starts: ietf, stripe");
+    let principal = list(policy.principal().iter().map(words::header));
+    page.set("principal", principal, "headers that tell callers apart; each caller has a key space of its own");
+    page.maybe(
+        "documentation",
+        policy.documentation().map(text),
+        "an absolute URI where callers read about this API's idempotency",
+    );
+    gateway(&mut page, &config.gateway);
+    for route_policy in policy.routes() {
+        route(&mut page, route_policy);
+    }
+    out
+}
+
+fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
+    page.table("[gateway]");
+    page.set("listen", text(&gateway.listen.to_string()), "where clients connect");
+    let origin = gateway.upstream.as_ref().map(|origin| text(&origin.to_string()));
+    page.maybe("upstream", origin, "the origin, such as \"http://127.0.0.1:3000\"");
+    page.set("data", text(&gateway.data.display().to_string()), "the folder of records and secret");
+    page.set("store", text(words::store(gateway.store)), "embedded: in data; memory: forgotten when the process ends");
+    let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
+    page.set(
+        "publish_policy",
+        text(words::publish_policy(gateway.publish_policy)),
+        "admin, or public: /.well-known/idempotency is for every client too",
+    );
+    page.set(
+        "host",
+        text(words::host(gateway.host)),
+        "the origin is told the client's Host (preserve) or its own name (upstream)",
+    );
+    page.set("log", text(words::log(gateway.log)), "text, json");
+    page.set("log_filter", text(&gateway.log_filter), "such as info, debug, warn, semel::exchange=debug,info");
+    page.set("threads", gateway.threads.to_string(), "that serve clients; by default one per core");
+    page.set("connections_max", gateway.connections_max.to_string(), "client connections at once");
+    page.time(
+        "header_read_max",
+        gateway.header_read_max,
+        "from connecting, or the last response, to a whole header section",
+    );
+    page.set(
+        "upstream_connections_max",
+        gateway.upstream_connections_max.to_string(),
+        "connections to the origin at once",
+    );
+    page.time("upstream_idle_max", gateway.upstream_idle_max, "an idle one is kept; less than the origin keeps it");
+    page.time("connect_max", gateway.connect_max, "to reach the origin; past it nothing was sent");
+    page.time(
+        "response_header_max",
+        gateway.response_header_max,
+        "the origin's silence before its response, where no route covers",
+    );
+    page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
+}
+
+fn route(page: &mut Page<'_>, route: &RoutePolicy) {
+    page.table("[[route]]");
+    page.set("methods", list(route.methods.iter().map(http::Method::as_str)), "methods that are covered");
+    page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
+    let (key, name, member, grammar, form, presence) = match &route.key {
+        KeyRule::Header { name, grammar, form, presence } => {
+            ("header", Some(words::header(name)), None, *grammar, *form, *presence)
+        }
+        KeyRule::Member { pointer, grammar } => {
+            ("member", None, Some(pointer.as_str()), *grammar, Form::default(), Presence::default())
+        }
+        KeyRule::Operation => ("operation", None, None, Grammar::default(), Form::default(), Presence::default()),
+    };
+    page.set("key", text(key), "header; member: of the JSON content; operation: the operation itself");
+    page.maybe("key_header", name.as_deref().map(text), "the header, for key = \"header\"");
+    page.maybe("key_member", member.map(text), "a JSON Pointer, for key = \"member\"");
+    page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
+    page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
+    page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
+    page.set("key_bytes_max", route.key_bytes_max.to_string(), "bytes after unquoting");
+    let pointers = |pointers: &[Pointer]| list(pointers.iter().map(Pointer::as_str));
+    let (fingerprint, ignored, members) = match &route.fingerprint {
+        FingerprintRule::Raw => ("raw", pointers(&[]), pointers(&[])),
+        FingerprintRule::Json { volatile } => ("json", pointers(volatile), pointers(&[])),
+        FingerprintRule::Members(members) => ("members", pointers(&[]), pointers(members)),
+    };
+    page.set(
+        "fingerprint",
+        text(fingerprint),
+        "what of the content counts: raw: every byte; json: the value; members: some",
+    );
+    page.set("fingerprint_ignore", ignored, "JSON Pointers, for json");
+    page.set("fingerprint_members", members, "JSON Pointers, for members");
+    let statuses = |effect| list(words::statuses(route.statuses_that_mean(effect)));
+    page.set("effect_happened", statuses(Effect::Happened), "the reply is kept and told to retries");
+    page.set("effect_none", statuses(Effect::None), "nothing happened: a retry executes");
+    page.set("effect_unknown", statuses(Effect::Unknown), "it may have happened: see on_unknown");
+    page.set("reply", text(words::reply(route.reply)), "kept; omitted: only that it was done");
+    page.set("on_completed", text(words::on_completed(route.on_completed)), "replay; conflict: 409 resource-exists");
+    page.set(
+        "on_unknown",
+        text(words::on_unknown(route.on_unknown)),
+        "refuse; reexecute, forward-key: the origin is idempotent",
+    );
+    page.set("on_expired", text(words::on_expired(route.on_expired)), "past replay_for: refuse, execute");
+    page.set("on_late", text(words::on_late(route.on_late)), "an old Repeatability-First-Sent: ignore, refuse");
+    page.time("execution_max", route.execution_max, "the origin may take; past it the outcome is unknown");
+    page.time("grace", route.grace, "longer than that a claim counts as in flight");
+    page.time("wait_max", route.wait_max, "a concurrent request waits for the first; 0s: it is refused at once");
+    page.time("replay_for", route.replay_for, "a reply is told to retries");
+    page.time("remember_for", route.remember_for, "it is remembered that it was done");
+    page.time("unknown_for", route.unknown_for, "an unknown outcome is remembered");
+    page.time("request_read_max", route.request_read_max, "a client may take to send the content");
+    page.set(
+        "request_body_bytes_max",
+        text(&words::bytes(route.request_body_bytes_max)),
+        "larger content is refused, since it cannot be protected",
+    );
+    page.set(
+        "reply_body_bytes_max",
+        text(&words::bytes(route.reply_body_bytes_max)),
+        "larger content is told, and not kept",
+    );
+    page.set("marker", text(&words::header(&route.marker)), "the header that says `true` on a replay");
+    page.set(
+        "replay_member",
+        text(route.replay_member.as_deref().unwrap_or_default()),
+        "a member set to true in replayed JSON; \"\": none",
+    );
+    page.set(
+        "headers_omitted",
+        list(route.headers_omitted.iter().map(words::header)),
+        "response fields that are not kept",
+    );
+    page.table("[route.status]");
+    for kind in ProblemType::ALL {
+        page.set(kind.code(), route.status_of(kind).as_u16().to_string(), kind.title());
+    }
+}
+
+struct Page<'a>(&'a mut String);
+
+impl Page<'_> {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line.trim_end());
+        self.0.push('\n');
+    }
+    fn gap(&mut self) {
+        self.line("");
+    }
+    fn note(&mut self, text: &str) {
+        self.line(&format!("# {text}"));
+    }
+    fn table(&mut self, header: &str) {
+        self.gap();
+        self.line(header);
+    }
+    fn set(&mut self, name: &str, value: impl AsRef<str>, meaning: &str) {
+        let mut line = format!("{name} = {}", value.as_ref());
+        while line.chars().count() < 46 {
+            line.push(' ');
+        }
+        let _ = write!(line, "  # {meaning}");
+        self.line(&line);
+    }
+    fn maybe(&mut self, name: &str, value: Option<impl AsRef<str>>, meaning: &str) {
+        match value {
+            Some(value) => self.set(name, value, meaning),
+            None => self.set(&format!("# {name}"), "\"\"", &format!("not set: {meaning}")),
+        }
+    }
+    fn time(&mut self, name: &str, duration: std::time::Duration, meaning: &str) {
+        self.set(name, text(&words::duration(duration)), meaning);
+    }
+}
+
+/// A TOML string.
+fn text(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
+    format!("[{}]", items.join(", "))
 }

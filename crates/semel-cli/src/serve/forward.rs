@@ -26,9 +26,10 @@ use semel::{
 };
 use semel_core::wire::{Problem, ProblemType};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    headers::{self, Peer, Unforwardable, Wish},
+    headers::{self, Peer, Wish},
     pool::{Age, Connection, Pool, Socket},
 };
 use crate::config::HostRule;
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub host: HostRule,
     /// How long the origin may be silent before its response begins. Covered requests have their own limit in the layer.
     pub response_header_max: Duration,
+    /// Where connections that left HTTP are counted, so that draining waits for them.
+    pub tunnels: TaskTracker,
 }
 
 /// Forwards the requests of one client connection.
@@ -99,8 +102,6 @@ impl tower::Service<Request<Body>> for Forwarder {
 /// Why there is no response of the origin.
 #[derive(Debug)]
 enum Failure {
-    /// The request is not one that is forwarded.
-    Refused(Unforwardable),
     /// Not a byte of it left.
     NotSent(BoxError),
     /// Some of it may have arrived.
@@ -120,8 +121,7 @@ enum Patience {
 
 impl Shared {
     async fn forward(&self, mut request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Failure> {
-        let wish = headers::prepare_request(&mut request, peer, self.settings.host, &self.host)
-            .map_err(Failure::Refused)?;
+        let wish = headers::prepare_request(&mut request, peer, self.settings.host, &self.host);
         // The layer reads the content of what it covers, and only of that.
         let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
         let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
@@ -135,10 +135,10 @@ impl Shared {
         loop {
             let (mut connection, age) = self.pool.take().await.map_err(|error| Failure::NotSent(error.into()))?;
             match self.exchange(&mut connection, request, patience).await {
-                Ok(response) => return Ok(self.answer(connection, response, permit).await?),
+                Ok(response) => return self.answer(connection, response, permit).await,
                 // Handed back by hyper before it was written. A fresh connection would do it again.
                 Err(Unanswered::Unsent(back, error)) => match age {
-                    Age::Reused => request = back,
+                    Age::Reused => request = *back,
                     Age::Fresh => return Err(Failure::NotSent(error)),
                 },
                 Err(Unanswered::Failed(failure)) => return Err(failure),
@@ -169,7 +169,7 @@ impl Shared {
         match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Unanswered::Unsent(request, error.into_error().into())),
+                Some(request) => Err(Unanswered::Unsent(Box::new(request), error.into_error().into())),
                 // hyper may have encoded it, but the kernel has taken nothing.
                 None if connection.socket.written() == written_before => {
                     Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
@@ -222,7 +222,11 @@ impl Shared {
     }
 
     /// Forwards a request that may leave HTTP behind. Its connection is its own and never used again.
-    async fn upgrade(&self, mut request: Request<Body>, permit: OwnedSemaphorePermit) -> Result<Response<Body>, Failure> {
+    async fn upgrade(
+        &self,
+        mut request: Request<Body>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Failure> {
         let client = request.extensions_mut().remove::<OnUpgrade>();
         let Connection { mut sender, driver, socket } =
             self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
@@ -247,7 +251,7 @@ impl Shared {
                 return Err(Failure::Lost("the origin switched protocols on a connection that cannot".into()));
             };
             let origin = hyper::upgrade::on(&mut response);
-            tokio::spawn(async move {
+            self.settings.tunnels.spawn(async move {
                 if let (Ok(client), Ok(origin)) = (client.await, origin.await) {
                     let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
                     let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
@@ -263,7 +267,7 @@ impl Shared {
 /// Why a connection brought no response.
 enum Unanswered {
     /// The request is here again and nothing of it was written.
-    Unsent(Request<Body>, BoxError),
+    Unsent(Box<Request<Body>>, BoxError),
     /// It is not.
     Failed(Failure),
 }
@@ -452,18 +456,6 @@ impl http_body::Body for Held {
 impl Failure {
     fn into_response(self) -> Response<Body> {
         match self {
-            Failure::Refused(why) => {
-                let detail = serde_json::json!({
-                    "type": "about:blank",
-                    "title": why.status.canonical_reason(),
-                    "status": why.status.as_u16(),
-                    "detail": why.detail,
-                });
-                let mut response = problem_json(why.status, detail.to_string());
-                // The request did not reach the origin.
-                response.extensions_mut().insert(NotSent);
-                response
-            }
             Failure::NotSent(cause) => {
                 tracing::warn!(target: "semel::forward", cause = %Chain(&*cause), "no connection to the origin; nothing was sent");
                 let kind = ProblemType::OriginUnavailable;

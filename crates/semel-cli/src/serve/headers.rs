@@ -4,19 +4,17 @@ use std::{net::SocketAddr, str::FromStr as _};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA},
+    header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA},
     uri::PathAndQuery,
 };
+
+use semel::Body;
 
 use crate::config::HostRule;
 
 /// RFC 9110 section 7.6.1: these are for the next hop only, besides whatever `Connection` names.
-const HOP_BY_HOP: [HeaderName; 4] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+const HOP_BY_HOP: [HeaderName; 4] =
+    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -58,26 +56,39 @@ pub(crate) struct Unforwardable {
     pub detail: &'static str,
 }
 
-/// Makes a client's request into one for the origin. Its path and query stay as they were sent.
-pub(crate) fn prepare_request<B>(
-    request: &mut Request<B>,
-    peer: &Peer,
-    rule: HostRule,
-    origin: &HeaderValue,
-) -> Result<Wish, Unforwardable> {
+/// See [`Ambiguous`](super::framing::Ambiguous).
+pub(crate) const AMBIGUOUS: Unforwardable = Unforwardable {
+    status: StatusCode::BAD_REQUEST,
+    detail: "The request must not have both Content-Length and Transfer-Encoding.",
+};
+
+/// Refuses what no origin should have to interpret.
+pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Unforwardable> {
     let refuse = |status, detail| Err(Unforwardable { status, detail });
     if request.method() == Method::CONNECT {
         return refuse(StatusCode::NOT_IMPLEMENTED, "This gateway opens no tunnels.");
     }
-    let version = request.version();
-    let Some(host) = requested_host(request) else {
+    if matches!(requested_host(request), Asked::Badly) {
         // RFC 9112 section 3.2.
         return refuse(StatusCode::BAD_REQUEST, "The request must have exactly one valid Host.");
-    };
-    let Some(target) = origin_form(request.uri()) else {
+    }
+    if origin_form(request.uri()).is_none() {
         return refuse(StatusCode::BAD_REQUEST, "The request target must be a path.");
+    }
+    Ok(())
+}
+
+/// Makes a client's request, which was [checked](check), into one for the origin. Its path and query stay as they were
+/// sent.
+pub(crate) fn prepare_request<B>(request: &mut Request<B>, peer: &Peer, rule: HostRule, origin: &HeaderValue) -> Wish {
+    let version = request.version();
+    let host = match requested_host(request) {
+        Asked::For(host) => Some(host),
+        Asked::Nothing | Asked::Badly => None,
     };
-    *request.uri_mut() = target;
+    if let Some(target) = origin_form(request.uri()) {
+        *request.uri_mut() = target;
+    }
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
 
@@ -109,7 +120,23 @@ pub(crate) fn prepare_request<B>(
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     // RFC 9110 section 7.6.3: the protocol that the message was received by.
     append(headers, VIA, via(version));
-    Ok(wish)
+    wish
+}
+
+impl Unforwardable {
+    /// What the client is told. There is no problem type for it: it is HTTP that is wrong.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let content = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Body::full(content.to_string()));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
 }
 
 /// Makes the origin's response into one for the client.
@@ -124,25 +151,33 @@ pub(crate) fn strip_upgrade(headers: &mut HeaderMap) {
     headers.remove(CONNECTION);
 }
 
-/// The one host that was asked for; `None` when there are several, or none in a version that demands it.
-fn requested_host<B>(request: &Request<B>) -> Option<Option<HeaderValue>> {
+/// Which host a request asks for.
+enum Asked {
+    For(HeaderValue),
+    /// None, in a version that does not demand it.
+    Nothing,
+    /// Several, or none in a version that demands it, or one that is not a host.
+    Badly,
+}
+
+fn requested_host<B>(request: &Request<B>) -> Asked {
     let mut lines = request.headers().get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
-        return None;
+        return Asked::Badly;
     }
     // RFC 9112 section 3.2.2: an absolute target beats the header; RFC 9113 section 8.3.1: so does `:authority`.
     if let Some(authority) = request.uri().authority() {
         let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
-        return HeaderValue::from_str(without_user).ok().map(Some);
+        return HeaderValue::from_str(without_user).map_or(Asked::Badly, Asked::For);
     }
     match line {
-        None if request.version() == Version::HTTP_11 => None,
-        None => Some(None),
+        None if request.version() == Version::HTTP_11 => Asked::Badly,
+        None => Asked::Nothing,
         Some(host) if host.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"\"\\/@?#,".contains(b)) => {
-            Some(Some(host.clone()))
+            Asked::For(host.clone())
         }
-        Some(_) => None,
+        Some(_) => Asked::Badly,
     }
 }
 

@@ -1,26 +1,39 @@
 //! Client connections: accepted by one thread, dealt round to the threads that serve them.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::{http1, http2}};
-use hyper_util::{rt::{TokioExecutor, TokioIo, TokioTimer}, service::TowerToHyperService};
-use semel::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use semel::{Body, Idempotency, Semel};
+use semel_core::wire::POLICY_PATH;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Layer as _;
+use tower::{Layer as _, Service as _};
 
-use super::{Semel, forward::Forwarding, headers::Peer};
+use super::{
+    admin,
+    forward::{Forwarder, Forwarding},
+    framing::{Ambiguous, Watched},
+    headers::{self, Peer},
+};
 
 /// A client connection on its way from the acceptor to the thread that serves it.
 #[derive(Debug)]
@@ -37,6 +50,8 @@ pub(crate) struct Serving {
     pub semel: Semel,
     /// The way to the origin.
     pub forwarding: Forwarding,
+    /// The policy document, if clients may read it.
+    pub policy: Option<Bytes>,
     /// See [`Gateway::header_read_max`](crate::config::Gateway::header_read_max).
     pub header_read_max: Duration,
     /// Says when to finish.
@@ -112,15 +127,16 @@ impl Serving {
             () = self.closing.cancelled() => return Ok(()),
         };
         let layered = self.semel.layer().layer(self.forwarding.of(Peer::new(address)));
-        let service = TowerToHyperService::new(layered);
-        let io = TokioIo::new(stream);
+        let ambiguous = Ambiguous::none();
+        let service =
+            Front { layered, policy: self.policy.clone(), ambiguous: ambiguous.clone(), requests: AtomicU64::new(0) };
         let mut closing = pin!(self.closing.cancelled());
         match protocol {
             Protocol::Http1 => {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(self.header_read_max)
-                    .serve_connection(io, service)
+                    .serve_connection(TokioIo::new(Watched::new(stream, ambiguous)), service)
                     .with_upgrades();
                 let mut connection = pin!(connection);
                 tokio::select! {
@@ -133,7 +149,7 @@ impl Serving {
                 let connection = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .keep_alive_interval(self.header_read_max)
-                    .serve_connection(io, service);
+                    .serve_connection(TokioIo::new(stream), service);
                 let mut connection = pin!(connection);
                 tokio::select! {
                     ended = connection.as_mut() => return Ok(ended?),
@@ -142,6 +158,42 @@ impl Serving {
                 Ok(connection.await?)
             }
         }
+    }
+}
+
+/// What is answered before the layer is asked.
+struct Front {
+    layered: Idempotency<Forwarder>,
+    policy: Option<Bytes>,
+    ambiguous: Ambiguous,
+    /// Requests so far on this connection.
+    requests: AtomicU64,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl hyper::service::Service<Request<Incoming>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let checked = if self.ambiguous.is(number) { Err(headers::AMBIGUOUS) } else { headers::check(&request) };
+        if let Err(why) = checked {
+            let mut response = why.into_response();
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        if let Some(document) = &self.policy
+            && request.uri().path() == POLICY_PATH
+            && [Method::GET, Method::HEAD].contains(request.method())
+        {
+            let response = admin::published(document).map(Body::streaming);
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        // The forwarder is always ready, and the layer is when the forwarder is.
+        self.layered.clone().call(request)
     }
 }
 

@@ -3,34 +3,51 @@
 //! There is no idempotency here. One thread accepts, hears signals and serves operators; `threads` others serve the
 //! clients, each with its own runtime and its own connections to the origin, so that an exchange never changes threads.
 
-use std::{io::Write as _, net::SocketAddr, path::Path, thread, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
+    thread,
+};
 
 use anyhow::Context as _;
-use semel_core::{key::KeyRule, policy::Policy};
+use bytes::Bytes;
+use semel::{
+    Semel,
+    store::{Store, memory::MemoryStore},
+};
+use semel_core::{
+    key::{KeyRule, Presence},
+    policy::{Policy, RoutePolicy},
+};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::EnvFilter;
 
 use self::{
+    admin::Admin,
+    drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Serving},
     pool::Pool,
-    standin::Semel,
 };
-use crate::config::{Config, ConfigError, Gateway, Origin, StoreKind};
+use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
 
+mod admin;
+mod drain;
 mod forward;
+mod framing;
 mod headers;
 mod listen;
 mod pool;
-mod secret;
-mod standin;
+mod published;
 
 /// How serving ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ended {
-    /// On request, with everything finished.
+    /// On request, with every execution finished.
     Drained,
-    /// On request, with something still running when `drain_max` was over.
+    /// On request, with executions still running when `drain_max` was over: their outcomes are unknown.
     CutOff,
 }
 
@@ -40,21 +57,49 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
-    std::fs::create_dir_all(&gateway.data)
-        .with_context(|| format!("cannot create the data folder {}", gateway.data.display()))?;
-    let secret = secret::read_or_make(&gateway.data)?;
-    let semel = Semel::new(policy, secret);
+    log_to_stderr(&gateway)?;
+    let secret = semel::secret_in(&gateway.data)?;
+    let (store, recovery) = open_store(&gateway)?;
+    let semel = Semel::new(policy, secret, store);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(&gateway, &origin, semel))
+    runtime.block_on(serve(&gateway, &origin, semel, &recovery))
 }
 
-async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel) -> anyhow::Result<Ended> {
-    let listener = TcpListener::bind(gateway.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", gateway.listen))?;
-    let listening = listener.local_addr()?;
-    let closing = CancellationToken::new();
-    let connections = TaskTracker::new();
+fn log_to_stderr(gateway: &Gateway) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&gateway.log_filter).map_err(|error| {
+        ConfigError::new(format!("the log filter \"{}\" is not one ({error}); try info or debug", gateway.log_filter))
+    })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match gateway.log {
+        LogForm::Text => subscriber.init(),
+        LogForm::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// The store, and what was found in it.
+fn open_store(gateway: &Gateway) -> anyhow::Result<(Arc<dyn Store>, String)> {
+    match gateway.store {
+        StoreKind::Memory | StoreKind::Embedded => Ok((
+            Arc::new(MemoryStore::new()),
+            "records in memory: they are forgotten when this process ends".to_owned(),
+        )),
+    }
+}
+
+async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str) -> anyhow::Result<Ended> {
+    let mut signals = Signals::hear().context("cannot hear signals")?;
+    let (listener, listening) = bind(gateway.listen).await?;
+    refuse_loop(origin, listening)?;
+    let operators = match gateway.admin {
+        None => None,
+        Some(address) => Some(bind(address).await?),
+    };
+    let policy = Bytes::from(published::document(semel.policy()));
+    let open = Open { closing: CancellationToken::new(), connections: TaskTracker::new(), semel };
     let stop = CancellationToken::new();
     let mut threads = Vec::new();
     for number in 0..gateway.threads {
@@ -63,33 +108,61 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel) -> anyhow::Resu
         let part = Part {
             origin: origin.clone(),
             gateway: gateway.clone(),
-            semel: semel.clone(),
-            closing: closing.clone(),
-            connections: connections.clone(),
+            policy: policy.clone(),
+            semel: open.semel.clone(),
+            closing: open.closing.clone(),
+            connections: open.connections.clone(),
             stop: stop.clone(),
         };
         let name = format!("semel-serve-{number}");
         thread::Builder::new().name(name).spawn(move || part.run(receiver)).context("cannot start a thread")?;
     }
-    announce(gateway, origin, listening, semel.policy());
-    let accepting =
-        tokio::spawn(listen::accept(listener, gateway.connections_max, threads, closing.clone()));
-    let housekeeper = semel.clone();
+    let admin = operators.as_ref().map(|(_, address)| *address);
+    announce(gateway, origin, listening, admin, open.semel.policy(), recovery);
+    if let Some((operators, _)) = operators {
+        let admin = Admin { semel: open.semel.clone(), policy, closing: open.closing.clone() };
+        tokio::spawn(admin.serve(operators));
+    }
+    let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
-    tokio::signal::ctrl_c().await.context("cannot hear signals")?;
-    closing.cancel();
+    let accepting = tokio::spawn(listen::accept(listener, gateway.connections_max, threads, open.closing.clone()));
+
+    let name = signals.next().await;
+    tracing::info!(target: "semel::serve", "{name}: no longer accepting, finishing what runs");
+    open.closing.cancel();
     accepting.await.context("the acceptor failed")?;
-    connections.close();
-    let finished = tokio::time::timeout(gateway.drain_max, connections.wait()).await.is_ok();
-    let left = semel.drain(Duration::ZERO).await;
+    let ended = open.finish(gateway.drain_max, signals).await;
     stop.cancel();
-    Ok(if finished && left == 0 { Ended::Drained } else { Ended::CutOff })
+    Ok(ended)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// A gateway that is its own origin would forward the first request to itself for ever.
+fn refuse_loop(origin: &Origin, listening: SocketAddr) -> Result<(), ConfigError> {
+    // A name that cannot be resolved yet may be one later.
+    let addresses = (origin.host(), origin.port()).to_socket_addrs().into_iter().flatten();
+    let is_here = |address: SocketAddr| {
+        address.port() == listening.port()
+            && (address.ip() == listening.ip() || (listening.ip().is_unspecified() && address.ip().is_loopback()))
+    };
+    match addresses.into_iter().find(|address| is_here(*address)) {
+        None => Ok(()),
+        Some(address) => Err(ConfigError::new(format!(
+            "the origin {origin} is {address}, where this gateway itself listens; give another --listen or --upstream"
+        ))),
+    }
 }
 
 /// What one serving thread is made of.
 struct Part {
     origin: Origin,
     gateway: Gateway,
+    policy: Bytes,
     semel: Semel,
     closing: CancellationToken,
     connections: TaskTracker,
@@ -103,10 +176,19 @@ impl Part {
             let gateway = &self.gateway;
             let connections_max = gateway.upstream_connections_max.div_ceil(gateway.threads);
             let pool = Pool::new(self.origin, connections_max, gateway.upstream_idle_max, gateway.connect_max);
-            let settings = Settings { host: gateway.host, response_header_max: gateway.response_header_max };
+            let settings = Settings {
+                host: gateway.host,
+                response_header_max: gateway.response_header_max,
+                tunnels: self.connections.clone(),
+            };
+            let policy = match gateway.publish_policy {
+                PublishPolicy::Admin => None,
+                PublishPolicy::Public => Some(self.policy),
+            };
             let serving = Serving {
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
+                policy,
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
@@ -115,18 +197,58 @@ impl Part {
             while let Some(one) = accepted.recv().await {
                 serving.spawn(one);
             }
+            // The acceptor is gone. Connections and executions are tasks of this runtime, until all are finished.
             self.stop.cancelled().await;
         });
     }
 }
 
 /// A few lines for whoever started it.
-fn announce(gateway: &Gateway, origin: &Origin, listening: SocketAddr, policy: &Policy) {
+fn announce(
+    gateway: &Gateway,
+    origin: &Origin,
+    listening: SocketAddr,
+    admin: Option<SocketAddr>,
+    policy: &Policy,
+    recovery: &str,
+) {
+    let mut lines = vec![format!("listening on http://{listening}, forwarding to {origin}")];
+    if let Some(admin) = admin {
+        lines.push(format!("operators: http://{admin}/readyz, http://{admin}/.well-known/idempotency"));
+    }
+    lines.push(format!("data in {}: {recovery}", gateway.data.display()));
+    lines.extend(policy.routes().iter().map(|route| in_words(route)));
+    if policy.principal().is_empty() {
+        lines.push(
+            "warning: no principal header (principal = []), so all callers share one key space: \
+             a caller who learns or guesses a key is told the reply of another"
+                .to_owned(),
+        );
+    }
     let mut out = std::io::stderr().lock();
-    let mut line = |text: String| {
-        let _nobody_reads = writeln!(out, "semel: {text}");
+    for line in lines {
+        let _nobody_reads = writeln!(out, "semel: {line}");
+    }
+}
+
+/// A route in a line for people.
+fn in_words(route: &RoutePolicy) -> String {
+    let methods = route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(", ");
+    let key = match &route.key {
+        KeyRule::Header { name, presence: Presence::Optional, .. } => {
+            let name = words::header(name);
+            format!("with the header {name} are executed once per key, without it passed through unprotected")
+        }
+        KeyRule::Header { name, presence: Presence::Required, .. } => {
+            format!("are executed once per value of the header {}, without it refused", words::header(name))
+        }
+        KeyRule::Member { pointer, .. } => format!("are executed once per value of the member {}", pointer.as_str()),
+        KeyRule::Operation => "are executed once per path".to_owned(),
     };
-    line(format!("listening on http://{listening}"));
-    line(format!("origin {origin}"));
-    let _ = (&gateway.data, Path::new(""), StoreKind::Memory, policy, |rule: &KeyRule| rule.clone());
+    format!(
+        "{methods} {}: {key}; replayed for {}, remembered for {}",
+        route.path.as_str(),
+        words::duration(route.replay_for),
+        words::duration(route.remember_for)
+    )
 }

@@ -113,7 +113,9 @@ impl Pool {
         let waiting = Arc::clone(&self.0.in_use).acquire_owned();
         match tokio::time::timeout(self.0.connect_max, waiting).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "every connection to the origin is in use")),
+            Ok(Err(_)) | Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "every connection to the origin is in use"))
+            }
         }
     }
 

@@ -1,0 +1,110 @@
+//! What operators ask: does the process live, can it serve, what does it promise.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use semel::Semel;
+use semel_core::wire::POLICY_PATH;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How long the store may take to prove that it works.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// Connections of operators at once.
+const CONNECTIONS_MAX: usize = 64;
+/// How long one of them may take to send a header section.
+const HEADER_READ_MAX: Duration = Duration::from_secs(10);
+
+/// What the admin address answers from.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    /// Whose store is probed.
+    pub semel: Semel,
+    /// The policy document.
+    pub policy: Bytes,
+    /// Cancelled when the process no longer accepts.
+    pub closing: CancellationToken,
+}
+
+impl Admin {
+    /// Serves operators until the process ends: readiness has to be told while it drains, too.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let permit = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors: others close in the meantime.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let admin = self.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| {
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+                });
+                let _ended = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_READ_MAX)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only GET and HEAD\"}\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/healthz" => json(StatusCode::OK, "{\"status\":\"alive\"}\n"),
+            "/readyz" => self.readiness().await,
+            POLICY_PATH => published(&self.policy),
+            _ => json(
+                StatusCode::NOT_FOUND,
+                "{\"status\":\"here are /healthz, /readyz and /.well-known/idempotency\"}\n",
+            ),
+        }
+    }
+
+    async fn readiness(&self) -> Response<Full<Bytes>> {
+        if self.closing.is_cancelled() {
+            return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
+        }
+        match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {
+            Ok(Ok(())) => json(StatusCode::OK, "{\"status\":\"ready\"}\n"),
+            Ok(Err(error)) => {
+                tracing::warn!(target: "semel::store", %error, "not ready: the store's probe failed");
+                json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"the store does not work; see the log\"}\n")
+            }
+            Err(_) => {
+                tracing::warn!(target: "semel::store", "not ready: the store's probe took over {PROBE_MAX:?}");
+                json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"the store does not answer in time\"}\n")
+            }
+        }
+    }
+}
+
+/// The policy document as a response.
+pub(crate) fn published(document: &Bytes) -> Response<Full<Bytes>> {
+    let mut response = json(StatusCode::OK, "");
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+    *response.body_mut() = Full::new(document.clone());
+    response
+}
+
+fn json(status: StatusCode, content: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(content.as_bytes())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,220 @@
+//! The policy document: what callers may rely on, per route, as draft section 2.5.2 demands of a resource.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use semel_core::{
+    fingerprint::FingerprintRule,
+    key::{KeyRule, Pointer},
+    policy::{Effect, Policy, RoutePolicy},
+    wire::ProblemType,
+};
+use serde::Serialize;
+
+use crate::config::words;
+
+/// The version of the document's form. Members may be added within one.
+const VERSION: u32 = 1;
+
+/// The document, as JSON.
+pub(crate) fn document(policy: &Policy) -> String {
+    let document = Document {
+        version: VERSION,
+        documentation: policy.documentation(),
+        scope: Scope {
+            principal_headers: policy.principal().iter().map(words::header).collect(),
+            operation: ["method", "route", "path"],
+        },
+        routes: policy.routes().iter().map(|route| Route::of(route)).collect(),
+    };
+    let mut json = serde_json::to_string_pretty(&document).expect("texts, numbers and lists always serialise");
+    json.push('\n');
+    json
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    documentation: Option<&'a str>,
+    scope: Scope,
+    /// In the order in which they are tried.
+    routes: Vec<Route<'a>>,
+}
+
+/// Whose key space a key lives in.
+#[derive(Serialize)]
+struct Scope {
+    principal_headers: Vec<String>,
+    operation: [&'static str; 3],
+}
+
+#[derive(Serialize)]
+struct Route<'a> {
+    path: &'a str,
+    methods: Vec<&'a str>,
+    key: KeyPart,
+    fingerprint: FingerprintPart<'a>,
+    /// What the origin's statuses say about the effect.
+    effect_by_status: EffectPart,
+    retry: RetryPart<'a>,
+    times_seconds: TimesPart,
+    bytes_max: BytesPart,
+    /// Statuses of problems by their code.
+    problems: BTreeMap<&'static str, u16>,
+}
+
+#[derive(Serialize)]
+struct KeyPart {
+    #[serde(rename = "in")]
+    location: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grammar: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    form: Option<&'static str>,
+    presence: &'static str,
+}
+
+#[derive(Serialize)]
+struct FingerprintPart<'a> {
+    always: [&'static str; 5],
+    content: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct EffectPart {
+    /// The effect happened: a retry is told so.
+    happened: Vec<String>,
+    /// It did not: a retry executes.
+    none: Vec<String>,
+    /// It may have happened.
+    unknown: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct RetryPart<'a> {
+    reply: &'static str,
+    on_completed: &'static str,
+    on_unknown: &'static str,
+    on_expired: &'static str,
+    on_late: &'static str,
+    marker: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_member: Option<&'a str>,
+    headers_omitted: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct TimesPart {
+    execution_max: Seconds,
+    wait_max: Seconds,
+    request_read_max: Seconds,
+    replay_for: Seconds,
+    remember_for: Seconds,
+    unknown_for: Seconds,
+}
+
+#[derive(Serialize)]
+struct BytesPart {
+    key: usize,
+    request_body: usize,
+    reply_body: usize,
+}
+
+impl Route<'_> {
+    fn of(route: &RoutePolicy) -> Route<'_> {
+        let statuses = |effect| words::statuses(route.statuses_that_mean(effect));
+        Route {
+            path: route.path.as_str(),
+            methods: route.methods.iter().map(http::Method::as_str).collect(),
+            key: KeyPart::of(&route.key),
+            fingerprint: FingerprintPart::of(&route.fingerprint),
+            effect_by_status: EffectPart {
+                happened: statuses(Effect::Happened),
+                none: statuses(Effect::None),
+                unknown: statuses(Effect::Unknown),
+            },
+            retry: RetryPart {
+                reply: words::reply(route.reply),
+                on_completed: words::on_completed(route.on_completed),
+                on_unknown: words::on_unknown(route.on_unknown),
+                on_expired: words::on_expired(route.on_expired),
+                on_late: words::on_late(route.on_late),
+                marker: words::header(&route.marker),
+                replay_member: route.replay_member.as_deref(),
+                headers_omitted: route.headers_omitted.iter().map(words::header).collect(),
+            },
+            times_seconds: TimesPart {
+                execution_max: Seconds(route.execution_max),
+                wait_max: Seconds(route.wait_max),
+                request_read_max: Seconds(route.request_read_max),
+                replay_for: Seconds(route.replay_for),
+                remember_for: Seconds(route.remember_for),
+                unknown_for: Seconds(route.unknown_for),
+            },
+            bytes_max: BytesPart {
+                key: route.key_bytes_max,
+                request_body: route.request_body_bytes_max,
+                reply_body: route.reply_body_bytes_max,
+            },
+            problems: ProblemType::ALL.iter().map(|kind| (kind.code(), route.status_of(*kind).as_u16())).collect(),
+        }
+    }
+}
+
+impl KeyPart {
+    fn of(rule: &KeyRule) -> KeyPart {
+        match rule {
+            KeyRule::Header { name, grammar, form, presence } => KeyPart {
+                location: "header",
+                name: Some(words::header(name)),
+                grammar: Some(words::grammar(*grammar)),
+                form: Some(words::form(*form)),
+                presence: words::presence(*presence),
+            },
+            KeyRule::Member { pointer, grammar } => KeyPart {
+                location: "member",
+                name: Some(pointer.as_str().to_owned()),
+                grammar: Some(words::grammar(*grammar)),
+                form: None,
+                presence: "required",
+            },
+            KeyRule::Operation => {
+                KeyPart { location: "operation", name: None, grammar: None, form: None, presence: "required" }
+            }
+        }
+    }
+}
+
+impl FingerprintPart<'_> {
+    fn of(rule: &FingerprintRule) -> FingerprintPart<'_> {
+        fn texts(pointers: &[Pointer]) -> Vec<&str> {
+            pointers.iter().map(Pointer::as_str).collect()
+        }
+        let (content, ignored, members) = match rule {
+            FingerprintRule::Raw => ("raw", Vec::new(), Vec::new()),
+            FingerprintRule::Json { volatile } => ("json", texts(volatile), Vec::new()),
+            FingerprintRule::Members(pointers) => ("members", Vec::new(), texts(pointers)),
+        };
+        let always = ["method", "path", "query", "content-type", "content-encoding"];
+        FingerprintPart { always, content, ignored, members }
+    }
+}
+
+/// A duration in seconds; a whole number where it is one.
+struct Seconds(Duration);
+
+impl Serialize for Seconds {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.subsec_nanos() == 0 {
+            serializer.serialize_u64(self.0.as_secs())
+        } else {
+            serializer.serialize_f64(self.0.as_secs_f64())
+        }
+    }
+}
