@@ -153,9 +153,9 @@ const fn bug(number: u16, what: &'static str) -> PeerBug {
     PeerBug { number, what, due: Due::Now }
 }
 
-/// The black-box cases, by family. Not due yet: C6, C7, C10, K14, K15 (a
-/// store that several gateways share), K7 to K9 (the embedded store's own tests have them), K16, K19, K20 (transactions),
-/// and the dialects of the sandbox and the client.
+/// The black-box cases, by family. Not due yet: C6, C7, C10, K14, K15 (a store that several gateways share), K7 to K9
+/// (the embedded store's own tests have them), K16, K19, K20 (transactions), and the dialects of the sandbox and the
+/// client.
 pub(crate) const FAMILIES: &[Family] = &[
     Family {
         letters: "H",
