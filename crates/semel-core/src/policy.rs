@@ -205,6 +205,11 @@ impl RoutePolicy {
         self.problems.get(&kind).and_then(|words| words.status).map_or(kind.default_status(), |status| status.0)
     }
 
+    /// How this route tells a problem, as far as that is not the type's own way.
+    pub fn problem_words(&self, kind: ProblemType) -> ProblemWords {
+        self.problems.get(&kind).cloned().unwrap_or_default()
+    }
+
     /// The content and media type that a problem is told with on this route, if not `application/problem+json`.
     pub fn words_for(&self, problem: &Problem) -> Option<(String, &str)> {
         let words = self.problems.get(&problem.kind)?;

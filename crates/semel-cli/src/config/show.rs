@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use semel_core::{
     fingerprint::FingerprintRule,
-    key::{Form, Grammar, KeyRule, Pointer, Presence},
+    key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
     policy::{Effect, RoutePolicy},
     wire::ProblemType,
 };
@@ -81,12 +81,14 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.table("[[route]]");
     page.set("methods", list(route.methods.iter().map(http::Method::as_str)), "methods that are covered");
     page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
+    let mut suffix = AttemptSuffix::default();
     let (key, name, member, grammar, form, presence) = match &route.key {
-        KeyRule::Header { name, grammar, form, presence } => {
+        KeyRule::Header { name, grammar, form, presence, attempt_suffix } => {
+            suffix = *attempt_suffix;
             ("header", Some(words::header(name)), None, *grammar, *form, *presence)
         }
-        KeyRule::Member { pointer, grammar } => {
-            ("member", None, Some(pointer.as_str()), *grammar, Form::default(), Presence::default())
+        KeyRule::Member { pointer, grammar, presence } => {
+            ("member", None, Some(pointer.as_str()), *grammar, Form::default(), *presence)
         }
         KeyRule::Operation => ("operation", None, None, Grammar::default(), Form::default(), Presence::default()),
     };
@@ -96,6 +98,11 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
     page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
+    page.set(
+        "attempt_suffix",
+        text(words::attempt_suffix(suffix)),
+        "literal; stem: <stem>-attempt-<n> is the key <stem>",
+    );
     page.set("key_bytes_max", route.key_bytes_max.to_string(), "bytes after unquoting");
     let pointers = |pointers: &[Pointer]| list(pointers.iter().map(Pointer::as_str));
     let (fingerprint, ignored, members) = match &route.fingerprint {
@@ -116,6 +123,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set("effect_unknown", statuses(Effect::Unknown), "it may have happened: see on_unknown");
     page.set("reply", text(words::reply(route.reply)), "kept; omitted: only that it was done");
     page.set("on_completed", text(words::on_completed(route.on_completed)), "replay; conflict: 409 resource-exists");
+    page.set("on_mismatch", text(words::on_mismatch(route.on_mismatch)), "another request: refuse, replay");
     page.set(
         "on_unknown",
         text(words::on_unknown(route.on_unknown)),
@@ -151,9 +159,21 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         list(route.headers_omitted.iter().map(words::header)),
         "response fields that are not kept",
     );
-    page.table("[route.status]");
+    page.set(
+        "resource",
+        text(route.resource.as_deref().unwrap_or_default()),
+        "where a key's resource is, such as \"/orders/{key}\"; told in Location on a conflict",
+    );
+    page.table("[route.problems]");
     for kind in ProblemType::ALL {
-        page.set(kind.code(), route.status_of(kind).as_u16().to_string(), kind.title());
+        let words = route.problem_words(kind);
+        let mut value = format!("{{ status = {}", route.status_of(kind).as_u16());
+        for (name, set) in [("content", &words.content), ("content_type", &words.content_type)] {
+            if let Some(set) = set {
+                let _ = write!(value, ", {name} = {}", text(set));
+            }
+        }
+        page.set(kind.code(), format!("{value} }}"), kind.title());
     }
 }
 

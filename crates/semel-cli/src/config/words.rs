@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use semel_core::{
-    key::{Form, Grammar, Presence},
-    policy::{OnCompleted, OnExpired, OnLate, OnUnknown, ReplyRule},
+    key::{AttemptSuffix, Form, Grammar, Presence},
+    policy::{OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
 };
 
 use super::{HostRule, LogForm, PublishPolicy, StoreKind};
@@ -94,6 +94,20 @@ pub(crate) fn on_completed(rule: OnCompleted) -> &'static str {
     match rule {
         OnCompleted::Replay => "replay",
         OnCompleted::Conflict => "conflict",
+    }
+}
+
+pub(crate) fn attempt_suffix(rule: AttemptSuffix) -> &'static str {
+    match rule {
+        AttemptSuffix::Literal => "literal",
+        AttemptSuffix::Stem => "stem",
+    }
+}
+
+pub(crate) fn on_mismatch(rule: OnMismatch) -> &'static str {
+    match rule {
+        OnMismatch::Refuse => "refuse",
+        OnMismatch::Replay => "replay",
     }
 }
 

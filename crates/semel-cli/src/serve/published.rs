@@ -74,6 +74,8 @@ struct KeyPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     form: Option<&'static str>,
     presence: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt_suffix: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +102,7 @@ struct EffectPart {
 struct RetryPart<'a> {
     reply: &'static str,
     on_completed: &'static str,
+    on_mismatch: &'static str,
     on_unknown: &'static str,
     on_expired: &'static str,
     on_late: &'static str,
@@ -142,6 +145,7 @@ impl Route<'_> {
             retry: RetryPart {
                 reply: words::reply(route.reply),
                 on_completed: words::on_completed(route.on_completed),
+                on_mismatch: words::on_mismatch(route.on_mismatch),
                 on_unknown: words::on_unknown(route.on_unknown),
                 on_expired: words::on_expired(route.on_expired),
                 on_late: words::on_late(route.on_late),
@@ -170,23 +174,30 @@ impl Route<'_> {
 impl KeyPart {
     fn of(rule: &KeyRule) -> KeyPart {
         match rule {
-            KeyRule::Header { name, grammar, form, presence } => KeyPart {
+            KeyRule::Header { name, grammar, form, presence, attempt_suffix } => KeyPart {
                 location: "header",
                 name: Some(words::header(name)),
                 grammar: Some(words::grammar(*grammar)),
                 form: Some(words::form(*form)),
                 presence: words::presence(*presence),
+                attempt_suffix: Some(words::attempt_suffix(*attempt_suffix)),
             },
-            KeyRule::Member { pointer, grammar } => KeyPart {
+            KeyRule::Member { pointer, grammar, presence } => KeyPart {
                 location: "member",
                 name: Some(pointer.as_str().to_owned()),
                 grammar: Some(words::grammar(*grammar)),
                 form: None,
-                presence: "required",
+                presence: words::presence(*presence),
+                attempt_suffix: None,
             },
-            KeyRule::Operation => {
-                KeyPart { location: "operation", name: None, grammar: None, form: None, presence: "required" }
-            }
+            KeyRule::Operation => KeyPart {
+                location: "operation",
+                name: None,
+                grammar: None,
+                form: None,
+                presence: "required",
+                attempt_suffix: None,
+            },
         }
     }
 }
