@@ -12,7 +12,7 @@ key_presence = "required"
 key_grammar = "uuid"
 replay_for = "48h"
 marker = "X-Replayed"
-[route.status]
+[route.problems]
 key-missing = 428
 key-reused = 409
 [[route]]
