@@ -13,8 +13,8 @@ key_grammar = "uuid"
 replay_for = "48h"
 marker = "X-Replayed"
 [route.problems]
-key-missing = 428
-key-reused = 409
+key-missing = { status = 428 }
+key-reused = { status = 409 }
 [[route]]
 path = "/orders"
 "#;
