@@ -17,7 +17,7 @@ mod report;
 mod stats;
 mod store;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -99,11 +99,18 @@ const QUICK: Scale = Scale {
     gateway_run: Duration::from_secs(1),
 };
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
         Command::Run(run) => measure(&run),
         Command::Fill(fill) => child::fill(&fill),
         Command::Open(open) => child::open(&open),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -24,10 +24,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     shell::stage("build for release");
     shell::run(shell::cargo().args(["build", "--release", "--package", "semel-bench", "--package", "semel-cli"]))?;
     shell::stage("measure");
-    let release = shell::root().join("target/release");
+    let release = shell::target().join("release");
     let mut bench = Command::new(release.join("semel-bench"));
     bench.current_dir(shell::root()).arg("run").arg(&args.what).arg("--semel").arg(release.join("semel"));
-    bench.arg("--folder").arg(shell::root().join("target/bench"));
+    bench.arg("--folder").arg(shell::target().join("bench"));
     bench.arg("--results").arg(shell::root().join("benches/RESULTS.md"));
     if args.quick {
         bench.arg("--quick");

@@ -85,9 +85,9 @@ fn doc() -> anyhow::Result<()> {
 fn demo() -> anyhow::Result<()> {
     shell::run(shell::cargo().args(["build", "--release", "--quiet", "--bin", "semel"]))?;
     // In a folder of its own, so that what it keeps is neither found nor left in the checkout.
-    let folder = shell::root().join("target").join("ci-demo");
+    let folder = shell::target().join("ci-demo");
     fs::create_dir_all(&folder).context("cannot make a folder for the demo")?;
-    let semel = shell::root().join("target/release/semel");
+    let semel = shell::target().join("release/semel");
     if !semel.is_file() {
         bail!("{} was not built", semel.display());
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask generate`: the reference pages that are written from the code and its tests, never by hand.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::{Context, bail};
 use semel_core::wire::ProblemType;
@@ -93,21 +93,45 @@ fn problems() -> anyhow::Result<String> {
 
 fn configuration() -> anyhow::Result<String> {
     let mut page = format!(
-        "{BY_HAND}# Configuration\n\n`semel serve --config semel.toml`. `semel config check FILE` tells what is wrong with a file, `semel config show` \
-         prints every setting with its value.\n"
+        "{BY_HAND}# Configuration\n\n`semel serve --config semel.toml`. `semel config check FILE` tells what is wrong with a file; `semel config show` \
+         prints what follows, and `semel config show FILE` the same for a file.\n\n## Every setting\n\n```toml\n{}\n```\n",
+        every_setting()?.trim_end()
     );
-    for (preset, what) in PRESETS {
-        let file = shell::root().join(format!("crates/semel-core/presets/{preset}.toml"));
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    for (preset, what) in presets()? {
+        let path = format!("crates/semel-core/presets/{preset}.toml");
+        let text = fs::read_to_string(shell::root().join(&path)).with_context(|| format!("cannot read {path}"))?;
         write!(page, "\n## Preset `{preset}`\n\n{what}\n\n```toml\n{}\n```\n", text.trim_end())?;
     }
     Ok(page)
 }
 
-const PRESETS: &[(&str, &str)] = &[
-    ("ietf", "The base of every other preset: every setting of a route, with its default."),
-    ("stripe", "What it changes of `ietf`."),
-];
+/// What `semel config show` prints, the same on every machine.
+fn every_setting() -> anyhow::Result<String> {
+    // The tests' own build has the program, too: any other would be one more of the whole tree.
+    shell::run(shell::cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+    let shown = shell::output(Command::new(shell::target().join("debug/semel")).args(["config", "show"]))?;
+    Ok(shown
+        .lines()
+        .map(|line| if line.starts_with("threads = ") { one_thread_per_core(line) } else { line.to_owned() } + "\n")
+        .collect())
+}
+
+fn one_thread_per_core(line: &str) -> String {
+    let after = line.trim_start_matches(|c: char| c != '#');
+    format!("# threads = N {after}")
+}
+
+/// Every preset's file, the base first, and what to say of it.
+fn presets() -> anyhow::Result<Vec<(String, &'static str)>> {
+    let paths = shell::paths()?;
+    let names = paths.iter().filter_map(|path| path.strip_prefix("crates/semel-core/presets/")?.strip_suffix(".toml"));
+    let (base, others): (Vec<&str>, Vec<&str>) = names.partition(|name| *name == BASE_PRESET);
+    let base = base.into_iter().map(|name| (name.to_owned(), "The base of every other preset."));
+    let others = others.into_iter().map(|name| (name.to_owned(), "What it changes of `ietf`."));
+    Ok(base.chain(others).collect())
+}
+
+const BASE_PRESET: &str = "ietf";
 
 fn peers() -> anyhow::Result<String> {
     let tests = Tests::of(&shell::sources()?);

@@ -55,7 +55,7 @@ pub(crate) fn key_again(n: u32) -> String {
 
 /// 108 bytes, as an order may have.
 pub(crate) const CONTENT: &str =
-    r#"{"account":"acct-000000000000000001","amount":"1250.00","currency":"BRL","reference":"invoice 2026-000417"}"#;
+    r#"{"account":"acct-0000000000000000001","amount":"1250.00","currency":"BRL","reference":"invoice 2026-000417"}"#;
 
 /// Sends requests with wrk.
 pub(crate) struct Load {

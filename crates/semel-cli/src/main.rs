@@ -37,7 +37,6 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<Serve>),
-    /// See a naive API double-charged by retries, and the same API behind Semel not.
     Demo(demo::Args),
     /// The naive API of the demo.
     #[command(hide = true)]

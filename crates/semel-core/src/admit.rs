@@ -145,23 +145,25 @@ impl Admitted {
             Err(error) => return Err(Refused { problem: key_invalid(&error), route }),
         };
         let path = normalise_path(head.path);
+        // Every field line counts: a proxy that adds its own beside the client's must not be overruled by the client's.
         let credentials = policy
             .principal()
             .iter()
-            .map(|name| (name.as_str(), head.headers.get(name).map(http::HeaderValue::as_bytes)));
+            .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
         let scope = Scope {
             principal: Principal::of(secret, credentials),
             method: head.method.as_str(),
             route: route.name(),
             path: &path,
         };
-        let field = |name: header::HeaderName| head.headers.get(name).map(|value| value.as_bytes().trim_ascii());
+        let content_type = field(head.headers, &header::CONTENT_TYPE);
+        let content_encoding = field(head.headers, &header::CONTENT_ENCODING);
         let request = Request {
             method: head.method.as_str(),
             path: &path,
             query: head.query,
-            content_type: field(header::CONTENT_TYPE),
-            content_encoding: field(header::CONTENT_ENCODING),
+            content_type: content_type.as_deref(),
+            content_encoding: content_encoding.as_deref(),
             content,
         };
         let record_key = RecordKey::of(secret, &scope, &key);
@@ -170,6 +172,13 @@ impl Admitted {
         let warning = key.is_stem().then_some(Warning::AttemptSuffix);
         Ok(Some(Covered { route, record_key, fingerprint, resource, warning }))
     }
+}
+
+/// The value of a field; several lines are one list (RFC 9110 section 5.3).
+fn field<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<Cow<'h, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii());
+    let first = lines.next()?;
+    Some(lines.fold(Cow::Borrowed(first), |list, line| Cow::Owned([&list, b", ".as_slice(), line].concat())))
 }
 
 /// A slot is filled with something: every member of its fingerprint must be there, and not empty (conformance N7).

@@ -838,10 +838,12 @@ pub struct DurationText(pub Duration);
 impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DurationText, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let duration = humantime::parse_duration(&text).ok().filter(|duration| *duration <= DURATION_CEILING);
-        duration.map(DurationText).ok_or_else(|| {
+        // Stores keep whole milliseconds: less would be rounded to nothing, and a claim that lives for nothing protects nothing.
+        let is_kept = |duration: &Duration| duration.subsec_nanos().is_multiple_of(1_000_000);
+        let duration = humantime::parse_duration(&text).ok();
+        duration.filter(is_kept).filter(|duration| *duration <= DURATION_CEILING).map(DurationText).ok_or_else(|| {
             D::Error::custom(format!(
-                "expected a duration such as \"30s\", \"250ms\" or \"24h\", at most ten years, found \"{text}\""
+                "expected a duration in whole milliseconds such as \"30s\", \"250ms\" or \"24h\", at most ten years, found \"{text}\""
             ))
         })
     }

@@ -1,129 +1,21 @@
 //! The layer around an in-process handler, on a clock that the tests own.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says what failed")]
-use std::{
-    convert::Infallible,
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use semel::{
-    Body, Semel,
-    core::{policy::Policy, scope::Secret},
+    Body,
     effect::{Effect, Lost, NotSent},
-    store::{SimulatedClock, Store, memory::MemoryStore},
+    store::Store,
 };
 use tokio::sync::{Notify, Semaphore};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::ServiceExt;
+use world::{Seen, World, created, post, post_with, status};
 
-/// A policy from TOML, over the preset `ietf`.
-fn policy(defaults: &str) -> Policy {
-    use semel::core::policy::{PolicyDocument, RouteSettings};
-    let settings: RouteSettings = toml::from_str(defaults).unwrap();
-    PolicyDocument { defaults: Some(toml::Spanned::new(0..0, settings)), ..PolicyDocument::default() }.build().unwrap()
-}
-
-struct World {
-    semel: Semel,
-    store: Arc<MemoryStore>,
-    clock: Arc<SimulatedClock>,
-    /// How often the handler began.
-    effects: Arc<AtomicUsize>,
-}
-
-impl World {
-    fn new(defaults: &str) -> World {
-        let clock = Arc::new(SimulatedClock::at(1_000_000));
-        let store = Arc::new(MemoryStore::with_clock(clock.clone()));
-        let semel = Semel::new(policy(defaults), Secret::from_bytes([7; 32]), store.clone());
-        World { semel, store, clock, effects: Arc::default() }
-    }
-
-    /// Sends a request to a handler that counts itself and then does what `handler` does.
-    async fn send<H, F>(&self, request: Request<Body>, handler: H) -> Seen
-    where
-        H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
-    {
-        let response = self.service(handler).oneshot(request).await.unwrap();
-        Seen::of(response).await
-    }
-
-    fn service<H, F>(
-        &self,
-        handler: H,
-    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + use<H, F>
-    where
-        H: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
-    {
-        let effects = Arc::clone(&self.effects);
-        self.semel.layer().layer(service_fn(move |request| {
-            effects.fetch_add(1, Ordering::SeqCst);
-            let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
-        }))
-    }
-
-    fn effects(&self) -> usize {
-        self.effects.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Debug)]
-struct Seen {
-    status: StatusCode,
-    headers: http::HeaderMap,
-    content: Bytes,
-}
-
-impl Seen {
-    async fn of(response: Response<Body>) -> Seen {
-        let (parts, body) = response.into_parts();
-        Seen { status: parts.status, headers: parts.headers, content: body.collect().await.unwrap().to_bytes() }
-    }
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-    fn code(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
-        let json: serde_json::Value = serde_json::from_slice(&self.content).unwrap();
-        json["code"].as_str().unwrap().to_owned()
-    }
-    #[track_caller]
-    fn assert_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status.as_u16(), self.code().as_str()), (status, code), "{self:?}");
-    }
-    #[track_caller]
-    fn assert_replay_of(&self, content: &str) {
-        assert_eq!(self.header("idempotent-replayed"), Some("true"), "{self:?}");
-        assert_eq!(self.content, content.as_bytes());
-    }
-}
-
-fn post(key: &str) -> Request<Body> {
-    post_with(key, Body::full("{\"amount\":100}"))
-}
-
-fn post_with(key: &str, body: Body) -> Request<Body> {
-    Request::post("http://h/charges").header("idempotency-key", key).body(body).unwrap()
-}
-
-async fn created(_: Request<Body>) -> Response<Body> {
-    Response::builder().status(201).header("location", "/charges/1").body(Body::full("charged")).unwrap()
-}
-
-fn status(code: u16) -> impl Fn(Request<Body>) -> std::future::Ready<Response<Body>> + Clone + Send + Sync + 'static {
-    move |_| std::future::ready(Response::builder().status(code).body(Body::full("says the origin")).unwrap())
-}
+mod world;
 
 #[tokio::test]
 async fn a_retry_is_a_replay() {
@@ -337,6 +229,80 @@ async fn a_waiter_executes_what_the_winner_did_not() {
         fresh += usize::from(seen.header("idempotent-replayed").is_none());
     }
     assert_eq!((fresh, world.effects()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn k12_k13_k14_peers_10_what_a_failing_store_does_to_an_exchange() {
+    use semel::testkit::Fault::{self, LostReply, None, Refused};
+    /// (faults of the swaps in order; the first answer; effects; a retry at once; a retry after the lease)
+    type Row = (&'static str, &'static [Fault], (u16, Option<&'static str>), usize, u16);
+    let rows: &[Row] = &[
+        ("no fault", &[], (201, Option::None), 1, 201),
+        ("the answer to the claim is lost", &[LostReply], (201, Option::None), 1, 201),
+        ("twice", &[LostReply, LostReply], (201, Option::None), 1, 201),
+        ("the claim is refused twice", &[Refused, Refused], (201, Option::None), 1, 201),
+        ("the answer to the settle is lost", &[None, LostReply], (201, Option::None), 1, 201),
+        ("the settle is refused for a while", &[None, Refused, Refused, Refused], (201, Option::None), 1, 201),
+        ("the store is down at the claim", &[Refused, Refused, Refused], (503, Option::None), 0, 201),
+        (
+            "the claim was applied and is never confirmed",
+            &[LostReply, LostReply, LostReply],
+            (503, Option::None),
+            0,
+            409,
+        ),
+    ];
+    for (name, faults, (status, key_status), effects, retry_status) in rows {
+        let world = World::faulty("", faults.iter().cloned());
+        let first = world.send(post("k"), created).await;
+        assert_eq!((first.status.as_u16(), first.header("idempotency-status")), (*status, *key_status), "{name}");
+        if *status == 503 {
+            assert_eq!(first.code(), "store-unavailable");
+        }
+        assert_eq!(world.effects(), *effects, "{name}");
+        let retry = world.send(post("k"), created).await;
+        assert_eq!(retry.status.as_u16(), *retry_status, "{name}");
+        world.clock.advance(Duration::from_secs(36));
+        if *retry_status == 409 {
+            world.send(post("k"), created).await.assert_problem(409, "outcome-unknown");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_23_a_store_that_dies_before_the_settle_leaves_an_unknown_outcome_never_a_free_key() {
+    use semel::testkit::Fault;
+    let script = std::iter::once(Fault::None).chain(std::iter::repeat_n(Fault::Refused, 200));
+    let world = World::faulty("", script);
+    let began = tokio::time::Instant::now();
+    let first = world.send(post("k"), created).await;
+    // The reply is true, and the caller waits a bounded time for it to be kept.
+    assert_eq!((first.status.as_u16(), first.header("idempotency-status")), (201, Some("unkept")));
+    assert_eq!(began.elapsed().as_secs(), 2);
+    // The settle is tried until the lease is over, without the caller.
+    assert_eq!(world.semel.drain(Duration::from_mins(2)).await, 0);
+    assert!((30..=36).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    let found = world.store.scan(semel::store::PhaseKind::InFlight, None, 10).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(world.effects(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn k13_a_settle_that_succeeds_late_is_replayed() {
+    use semel::testkit::Fault;
+    let script = std::iter::once(Fault::None).chain(std::iter::repeat_n(Fault::Refused, 10));
+    let world = World::faulty("", script);
+    assert_eq!(world.send(post("k"), created).await.header("idempotency-status"), Some("unkept"));
+    assert_eq!(world.semel.drain(Duration::from_mins(2)).await, 0);
+    world.send(post("k"), created).await.assert_replay_of("charged");
+}
+
+#[tokio::test]
+async fn peers_24_a_corrupt_record_is_refused_and_never_executed_over() {
+    use semel::{store::StoreError, testkit::Fault};
+    let world = World::faulty("", [Fault::Failed(StoreError::Corrupt("a flipped bit".to_owned()))]);
+    world.send(post("k"), created).await.assert_problem(503, "store-unavailable");
+    assert_eq!(world.effects(), 0);
 }
 
 /// Drops the client's future after every possible number of polls; whatever was begun is finished, and is done once.

@@ -105,7 +105,8 @@ fn forbidden(arrows: &[(String, Vec<String>)]) -> Vec<String> {
             ));
             continue;
         };
-        for to in to.iter().filter(|to| !allowed.contains(&to.as_str())) {
+        // Of itself a crate may ask for features that only its tests need.
+        for to in to.iter().filter(|to| *to != from && !allowed.contains(&to.as_str())) {
             wrong.push(format!("{from} may not depend on {to}"));
         }
     }
@@ -120,6 +121,7 @@ mod tests {
     fn an_arrow_that_is_not_listed_is_wrong() {
         let arrow = |from: &str, to: &str| (from.to_owned(), vec![to.to_owned()]);
         assert!(forbidden(&[arrow("semel", "semel-core")]).is_empty());
+        assert!(forbidden(&[arrow("semel", "semel")]).is_empty());
         assert_eq!(forbidden(&[arrow("semel-core", "semel")]), ["semel-core may not depend on semel"]);
         assert_eq!(forbidden(&[arrow("semel-check", "semel")]), ["semel-check may not depend on semel"]);
         assert_eq!(forbidden(&[arrow("semel-extra", "semel")]).len(), 1);

@@ -8,10 +8,20 @@ use crate::shell::Source;
 const LINES_MAX: usize = 900;
 
 /// Files that may be longer, with the reason.
-const LONGER: &[(&str, &str)] = &[];
+const LONGER: &[(&str, &str)] =
+    &[("crates/semel-core/src/model.rs", "one explorer with its worlds and planted bugs, which are read together")];
 
-/// Tests that may sleep, with the reason. Everybody else owns the clock or polls with a deadline.
-const SLEEPERS: &[(&str, &str)] = &[];
+/// Tests that may sleep, with the reason. Everybody else owns the clock: a file with [`PAUSED`] tests simulates it.
+const SLEEPERS: &[(&str, &str)] = &[
+    ("crates/semel-cli/tests/e2e/harness/mod.rs", "polls real processes, with a deadline"),
+    ("crates/semel-cli/tests/e2e/harness/origin.rs", "an origin that is told to be slow"),
+    ("crates/semel-cli/tests/e2e/kill_loop.rs", "kills at random moments"),
+    ("crates/semel-cli/tests/e2e/crash.rs", "a stopped process outlives its lease by the kernel's clock"),
+    ("crates/semel-cli/tests/e2e/peers.rs", "retries while a real process executes"),
+];
+
+/// Marks a test on tokio's simulated clock.
+const PAUSED: &str = "start_paused = true";
 
 /// Forbidden anywhere in the code; written in pieces, so that this file does not hold them itself.
 const NEVER: &[(&str, &str)] = &[
@@ -21,7 +31,8 @@ const NEVER: &[(&str, &str)] = &[
     (concat!("dbg", "!("), "left from debugging"),
 ];
 
-const SLEEPS: &[&str] = &[concat!("thread::", "sleep"), concat!("time::", "sleep("), concat!("sleep", "_until(")];
+const THREAD_SLEEP: &str = concat!("thread::", "sleep");
+const TOKIO_SLEEPS: [&str; 2] = [concat!("time::", "sleep("), concat!("sleep", "_until(")];
 
 /// What nobody can promise, and so nobody says.
 const PROMISE: [&str; 2] = [concat!("ex", "actly"), "once"];
@@ -79,6 +90,10 @@ fn has_extension(path: &str, extensions: &[&str]) -> bool {
 /// The lines of test code that sleep. Test code: a file in a `tests` folder, and what follows a `#[cfg(test)] mod`.
 fn sleeps(path: &str, text: &str) -> Vec<usize> {
     let all = path.split('/').any(|part| part == "tests");
+    let simulated = text.contains(PAUSED);
+    let asleep = |line: &str| {
+        line.contains(THREAD_SLEEP) || (!simulated && TOKIO_SLEEPS.iter().any(|sleep| line.contains(sleep)))
+    };
     let mut in_tests = all;
     let mut cfg_test = false;
     let mut found = Vec::new();
@@ -86,7 +101,7 @@ fn sleeps(path: &str, text: &str) -> Vec<usize> {
         let line = line.trim();
         in_tests |= cfg_test && line.starts_with("mod ") && line.ends_with('{');
         cfg_test = line == "#[cfg(test)]";
-        if in_tests && SLEEPS.iter().any(|sleep| line.contains(sleep)) {
+        if in_tests && asleep(line) {
             found.push(number + 1);
         }
     }
@@ -127,10 +142,12 @@ mod tests {
 
     #[test]
     fn only_tests_are_told_not_to_sleep() {
-        let sleep = SLEEPS[1];
+        let sleep = TOKIO_SLEEPS[0];
         let text = format!("{sleep}1)\n#[cfg(test)]\nmod tests {{\n  {sleep}2)\n}}\n");
         assert_eq!(sleeps("crates/a/src/b.rs", &text), [4]);
         assert_eq!(sleeps("crates/a/tests/b.rs", &text), [1, 4]);
+        let simulated = format!("#[tokio::test({PAUSED})]\n{text}{THREAD_SLEEP}(1)\n");
+        assert_eq!(sleeps("crates/a/tests/b.rs", &simulated), [7], "the simulated clock is no thread's");
     }
 
     #[test]

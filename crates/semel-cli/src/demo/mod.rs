@@ -28,19 +28,35 @@ mod progress;
 mod report;
 mod storm;
 
-/// What `semel demo` takes.
+/// Shows a naive API double-charged by retries, and the same API behind Semel not.
+///
+/// A storm of purchases with retries, double clicks and lost answers, first straight to a naive payment API, then through
+/// `semel serve`, which is killed in the middle. It uses loopback ports and a temporary folder, and leaves nothing behind.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// How many customers want to buy something.
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    /// How many customers want to buy something
+    #[arg(long, value_name = "NUMBER", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=5000))]
     intents: u32,
-    /// The same seed makes the same storm.
-    #[arg(long, default_value_t = 7)]
+    /// The same seed makes the same storm
+    #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
-    /// End after the report: with 0 if nobody was charged twice through Semel and every answer was true, else with 1.
+    /// End after the report instead of serving on
     #[arg(long)]
     exit: bool,
 }
+
+const HELP: &str = "\
+Examples:
+  semel demo
+      about 20 s of storm, then a payment API with and without Semel to try by hand, until Ctrl-C
+  semel demo --exit --seed 8
+      another storm, and only the report
+
+Exit codes:
+  0  through Semel nobody was charged twice, and every answer was true
+  1  somebody was, or an answer was not, or the demo could not run
+  130  stopped before the report";
 
 /// Runs the demo, and says with what status to exit. Everything it started is gone when this returns or fails.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {

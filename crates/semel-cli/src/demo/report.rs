@@ -440,16 +440,24 @@ mod tests {
 
     #[test]
     fn without_a_sound_comparison_nothing_is_claimed() {
-        check(&[(Verdict::Charged, &["a"], &[])], &[ONCE], &expect![[r#"
+        check(
+            &[(Verdict::Charged, &["a"], &[])],
+            &[ONCE],
+            &expect![[r#"
             NOT KEPT, double charges 0 and 0
             The storm straight to the API went wrong, so there is nothing to compare with.
             This is a bug of the demo; please report it with the seed.
-        "#]]);
-        check(&[TWICE, TWICE], &[ONCE], &expect![[r#"
+        "#]],
+        );
+        check(
+            &[TWICE, TWICE],
+            &[ONCE],
+            &expect![[r#"
             NOT KEPT, double charges 2 and 0
             The storm straight to the API went wrong, so there is nothing to compare with.
             This is a bug of the demo; please report it with the seed.
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! RFC 8785 is not used: its numbers are doubles, so that 9007199254740993 and ...992 would be one amount.
 
+use std::borrow::Cow;
+
 use json_event_parser::{JsonEvent, SliceJsonParser};
 
 use crate::key::Pointer;
@@ -9,14 +11,17 @@ use crate::key::Pointer;
 /// Deeper content is compared as bytes; real requests stay far below, and a stack has an end.
 const DEPTH_MAX: usize = 64;
 
-enum Value {
+/// Content of more values is compared as bytes: a value takes two bytes to send and some sixty to hold.
+const VALUES_MAX: usize = 1 << 17;
+
+enum Value<'c> {
     Null,
     Bool(bool),
-    Number(String),
-    String(String),
-    Array(Vec<Value>),
+    Number(Cow<'c, str>),
+    String(Cow<'c, str>),
+    Array(Vec<Value<'c>>),
     /// In the order sent, duplicates included.
-    Object(Vec<(String, Value)>),
+    Object(Vec<(Cow<'c, str>, Value<'c>)>),
 }
 
 /// The canonical form of the whole content less the volatile members; `None` when it is not JSON.
@@ -63,7 +68,7 @@ pub(crate) enum Member {
 pub(crate) fn string_member(content: &[u8], pointer: &Pointer) -> Member {
     let Some(value) = parse(content) else { return Member::Other };
     match find(&value, pointer) {
-        Ok(Some(Value::String(text))) => Member::Text(text.clone()),
+        Ok(Some(Value::String(text))) => Member::Text(text.to_string()),
         Ok(Some(Value::Null) | None) => Member::Absent,
         Ok(Some(_)) | Err(Ambiguous) => Member::Other,
     }
@@ -71,7 +76,7 @@ pub(crate) fn string_member(content: &[u8], pointer: &Pointer) -> Member {
 
 struct Ambiguous;
 
-fn find<'v>(value: &'v Value, pointer: &Pointer) -> Result<Option<&'v Value>, Ambiguous> {
+fn find<'v, 'c>(value: &'v Value<'c>, pointer: &Pointer) -> Result<Option<&'v Value<'c>>, Ambiguous> {
     let mut at = value;
     for token in pointer.tokens() {
         at = match at {
@@ -93,7 +98,7 @@ fn find<'v>(value: &'v Value, pointer: &Pointer) -> Result<Option<&'v Value>, Am
     Ok(Some(at))
 }
 
-fn remove(value: &mut Value, tokens: &[String]) {
+fn remove(value: &mut Value<'_>, tokens: &[String]) {
     let Some((first, rest)) = tokens.split_first() else { return };
     match value {
         Value::Object(members) if rest.is_empty() => members.retain(|(name, _)| name != first),
@@ -109,31 +114,33 @@ fn remove(value: &mut Value, tokens: &[String]) {
     }
 }
 
-fn parse(content: &[u8]) -> Option<Value> {
+fn parse(content: &[u8]) -> Option<Value<'_>> {
     let mut parser = SliceJsonParser::new(content);
     let first = parser.parse_next().ok()?;
-    let value = read(&mut parser, first, DEPTH_MAX)?;
+    let mut values_left = VALUES_MAX;
+    let value = read(&mut parser, first, DEPTH_MAX, &mut values_left)?;
     matches!(parser.parse_next(), Ok(JsonEvent::Eof)).then_some(value)
 }
 
-fn read(parser: &mut SliceJsonParser<'_>, event: JsonEvent<'_>, depth_left: usize) -> Option<Value> {
-    if depth_left == 0 {
-        return None;
-    }
+fn read<'c>(
+    parser: &mut SliceJsonParser<'c>,
+    event: JsonEvent<'c>,
+    depth_left: usize,
+    values_left: &mut usize,
+) -> Option<Value<'c>> {
+    let depth_left = depth_left.checked_sub(1)?;
+    *values_left = values_left.checked_sub(1)?;
     Some(match event {
         JsonEvent::Null => Value::Null,
         JsonEvent::Boolean(b) => Value::Bool(b),
-        JsonEvent::Number(text) => Value::Number(exact_number(&text)),
-        JsonEvent::String(text) => Value::String(text.into_owned()),
+        JsonEvent::Number(text) => Value::Number(text),
+        JsonEvent::String(text) => Value::String(text),
         JsonEvent::StartArray => {
             let mut items = Vec::new();
             loop {
                 match parser.parse_next().ok()? {
                     JsonEvent::EndArray => break Value::Array(items),
-                    event => {
-                        let event = owned(event);
-                        items.push(read(parser, event, depth_left - 1)?);
-                    }
+                    event => items.push(read(parser, event, depth_left, values_left)?),
                 }
             }
         }
@@ -143,9 +150,8 @@ fn read(parser: &mut SliceJsonParser<'_>, event: JsonEvent<'_>, depth_left: usiz
                 match parser.parse_next().ok()? {
                     JsonEvent::EndObject => break Value::Object(members),
                     JsonEvent::ObjectKey(name) => {
-                        let name = name.into_owned();
-                        let event = owned(parser.parse_next().ok()?);
-                        members.push((name, read(parser, event, depth_left - 1)?));
+                        let event = parser.parse_next().ok()?;
+                        members.push((name, read(parser, event, depth_left, values_left)?));
                     }
                     _ => return None,
                 }
@@ -155,28 +161,12 @@ fn read(parser: &mut SliceJsonParser<'_>, event: JsonEvent<'_>, depth_left: usiz
     })
 }
 
-/// An event that does not borrow the parser, which is asked for more while the event is held.
-fn owned(event: JsonEvent<'_>) -> JsonEvent<'static> {
-    match event {
-        JsonEvent::String(text) => JsonEvent::String(text.into_owned().into()),
-        JsonEvent::Number(text) => JsonEvent::Number(text.into_owned().into()),
-        JsonEvent::ObjectKey(text) => JsonEvent::ObjectKey(text.into_owned().into()),
-        JsonEvent::Boolean(b) => JsonEvent::Boolean(b),
-        JsonEvent::Null => JsonEvent::Null,
-        JsonEvent::StartArray => JsonEvent::StartArray,
-        JsonEvent::EndArray => JsonEvent::EndArray,
-        JsonEvent::StartObject => JsonEvent::StartObject,
-        JsonEvent::EndObject => JsonEvent::EndObject,
-        JsonEvent::Eof => JsonEvent::Eof,
-    }
-}
-
-fn write(value: &Value, out: &mut Vec<u8>) {
+fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.push(b'n'),
         Value::Bool(true) => out.push(b't'),
         Value::Bool(false) => out.push(b'f'),
-        Value::Number(text) => write_text(b'#', text, out),
+        Value::Number(text) => write_text(b'#', &exact_number(text), out),
         Value::String(text) => write_text(b'"', text, out),
         Value::Array(items) => {
             write_len(b'[', items.len(), out);
@@ -184,7 +174,7 @@ fn write(value: &Value, out: &mut Vec<u8>) {
         }
         Value::Object(members) => {
             // Stable: members of the same name keep their order, since the last or the first may win at the origin.
-            let mut sorted: Vec<&(String, Value)> = members.iter().collect();
+            let mut sorted: Vec<&(Cow<'_, str>, Value<'_>)> = members.iter().collect();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
             write_len(b'{', sorted.len(), out);
             for (name, member) in sorted {
@@ -207,7 +197,7 @@ fn write_len(tag: u8, len: usize, out: &mut Vec<u8>) {
 
 /// One text per number: 100, 100.00 and 1e2 are equal, 9007199254740993 and 9007199254740992 are not. A number whose
 /// exponent does not fit 64 bits keeps its own text.
-pub(crate) fn exact_number(text: &str) -> String {
+fn exact_number(text: &str) -> String {
     let (sign, unsigned) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => match exponent.parse::<i64>() {
@@ -227,5 +217,58 @@ pub(crate) fn exact_number(text: &str) -> String {
     match shift.ok().and_then(|shift| exponent.checked_add(shift)) {
         Some(exponent) => format!("{sign}{significant}e{exponent}"),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The canonical form, or what makes the content count as bytes.
+    fn canonical(content: &str) -> Option<Vec<u8>> {
+        canonical_without(content.as_bytes(), &[])
+    }
+
+    #[test]
+    fn deep_content_is_compared_as_bytes_before_the_stack_ends() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(canonical(&nested(DEPTH_MAX)).is_some());
+        assert!(canonical(&nested(DEPTH_MAX + 1)).is_none());
+        assert!(canonical(&nested(1 << 20)).is_none());
+        let members = |depth: usize| format!("{}0{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+        assert!(canonical(&members(DEPTH_MAX - 1)).is_some());
+        assert!(canonical(&members(1 << 18)).is_none());
+    }
+
+    #[test]
+    fn content_of_too_many_values_is_compared_as_bytes() {
+        let array = |values: usize| format!("[{}0]", "0,".repeat(values - 1));
+        assert!(canonical(&array(VALUES_MAX - 1)).is_some());
+        assert!(canonical(&array(VALUES_MAX)).is_none());
+    }
+
+    #[test]
+    fn numbers_have_one_text() {
+        let table = [
+            ("100 100.00 1e2 1E+2 10e1 0.1e3 1000e-1", "1e2"),
+            ("0 -0 0.0 0e5 -0.00e-7", "0"),
+            ("-1.50 -15e-1", "-15e-1"),
+            ("9007199254740992", "9007199254740992e0"),
+            ("9007199254740993 9007199254740993.0", "9007199254740993e0"),
+            ("1e400", "1e400"),
+            ("1e401 10e400", "1e401"),
+            ("1e9223372036854775807", "1e9223372036854775807"),
+            // What 64 bits cannot hold is compared as it was sent.
+            ("10e9223372036854775807", "10e9223372036854775807"),
+            ("0.1e-9223372036854775808", "0.1e-9223372036854775808"),
+            ("1e99999999999999999999", "1e99999999999999999999"),
+        ];
+        for (texts, expected) in table {
+            for text in texts.split(' ') {
+                assert_eq!(exact_number(text), expected, "{text}");
+            }
+        }
+        let digits = "7".repeat(1 << 20);
+        assert_eq!(exact_number(&digits), format!("{digits}e0"));
     }
 }

@@ -56,6 +56,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn probe(&self) -> Result<(), StoreError>;
 }
 
+#[async_trait]
+impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
+    async fn swap(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError> {
+        (**self).swap(key, swap).await
+    }
+    async fn load(&self, key: &RecordKey) -> Result<Option<Found>, StoreError> {
+        (**self).load(key).await
+    }
+    async fn scan(
+        &self,
+        phase: PhaseKind,
+        after: Option<RecordKey>,
+        limit: u32,
+    ) -> Result<Vec<(RecordKey, Found)>, StoreError> {
+        (**self).scan(phase, after, limit).await
+    }
+    async fn sweep(&self, limit: u32) -> Result<u32, StoreError> {
+        (**self).sweep(limit).await
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        (**self).probe().await
+    }
+}
+
 /// Somebody's machine or configuration is broken. Losing a race is no error but an answer ([`Swapped::Found`]).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
