@@ -1,0 +1,231 @@
+//! Where every current record lies: 32 bytes of memory per record, in shards that are locked one at a time.
+
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use semel_core::{record::PhaseKind, scope::RecordKey};
+
+use super::format::UNIT;
+
+const SHARDS: usize = 256;
+
+/// The first half of a record key, which is a digest. Whoever reads a record compares the whole key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Fingerprint(pub(super) u128);
+
+impl Fingerprint {
+    /// Keeps the order of the keys.
+    pub(super) fn of(key: &RecordKey) -> Fingerprint {
+        Fingerprint(u128::from_be_bytes(key.as_bytes()[..16].try_into().expect("sixteen bytes of thirty-two")))
+    }
+}
+
+impl Hash for Fingerprint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Already a digest; folding both halves only protects tests that count keys up.
+        let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
+        state.write_u64((high ^ low.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+}
+
+/// The hash is the value that it is given.
+#[derive(Default)]
+pub(super) struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("fingerprints hash as one u64");
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// Where a record lies and what must be known of it without reading: segment number (24 bits), offset and length (24
+/// each, in units of 8 bytes), flags (8), and the millisecond from which it counts as absent (48).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place(pub(super) u128);
+
+const KIND: u128 = 0b11;
+const ABANDONED: u128 = 0b100;
+const TRIMS: u128 = 0b1000;
+
+impl Place {
+    /// Segments are at most this long, so that offsets fit.
+    pub(super) const SEGMENT_BYTES_MAX: u64 = (UNIT as u64) << 24;
+    pub(super) const SEGMENTS_MAX: u32 = 1 << 24;
+
+    /// `kind: None` stands for a removal, which only hints hold.
+    pub(super) fn new(segment: u32, offset: usize, len: usize, kind: Option<PhaseKind>, expires_ms: u64) -> Place {
+        debug_assert!(offset.is_multiple_of(UNIT) && len.is_multiple_of(UNIT) && expires_ms < 1 << 48);
+        let kind = kind.map_or(0, |kind| kind as u128);
+        let (offset, len) = ((offset / UNIT) as u128, (len / UNIT) as u128);
+        Place(u128::from(segment) << 104 | offset << 80 | len << 56 | kind << 48 | u128::from(expires_ms))
+    }
+    pub(super) fn segment(self) -> u32 {
+        (self.0 >> 104) as u32
+    }
+    pub(super) fn offset(self) -> usize {
+        (self.0 >> 80) as usize % (1 << 24) * UNIT
+    }
+    /// Padding included.
+    pub(super) fn len(self) -> usize {
+        (self.0 >> 56) as usize % (1 << 24) * UNIT
+    }
+    pub(super) fn expires_ms(self) -> u64 {
+        self.0 as u64 & ((1 << 48) - 1)
+    }
+    pub(super) fn kind(self) -> Option<PhaseKind> {
+        match self.0 >> 48 & KIND {
+            1 => Some(PhaseKind::InFlight),
+            2 => Some(PhaseKind::Unknown),
+            3 => Some(PhaseKind::Completed),
+            _ => None,
+        }
+    }
+    /// Written before this opening of the folder.
+    pub(super) fn abandoned(self) -> bool {
+        self.0 >> 48 & ABANDONED != 0
+    }
+    /// Loses its content before it expires.
+    pub(super) fn trims(self) -> bool {
+        self.0 >> 48 & TRIMS != 0
+    }
+    pub(super) fn set_abandoned(self) -> Place {
+        Place(self.0 | ABANDONED << 48)
+    }
+    pub(super) fn set_trims(self) -> Place {
+        Place(self.0 | TRIMS << 48)
+    }
+    pub(super) fn in_segment(self, segment: u32) -> Place {
+        Place(self.0 & ((1 << 104) - 1) | u128::from(segment) << 104)
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    places: HashMap<Fingerprint, Place, BuildHasherDefault<Identity>>,
+    /// No record here expires earlier.
+    soonest_ms: u64,
+}
+
+/// Only what is durable is in here, so whatever is answered from it holds.
+pub(super) struct Index {
+    shards: Box<[RwLock<Shard>]>,
+}
+
+impl Index {
+    pub(super) fn new() -> Index {
+        Index { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+
+    /// Makes room for this many more.
+    pub(super) fn reserve(&self, records: usize) {
+        for shard in &self.shards {
+            shard.write().places.reserve(records / SHARDS);
+        }
+    }
+
+    pub(super) fn get(&self, at: Fingerprint) -> Option<Place> {
+        self.shard(at).read().places.get(&at).copied()
+    }
+
+    /// Answers what was there.
+    pub(super) fn put(&self, at: Fingerprint, place: Place) -> Option<Place> {
+        let mut shard = self.shard(at).write();
+        shard.soonest_ms = shard.soonest_ms.min(place.expires_ms());
+        shard.places.insert(at, place)
+    }
+
+    /// Answers what was there.
+    pub(super) fn remove(&self, at: Fingerprint) -> Option<Place> {
+        self.shard(at).write().places.remove(&at)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().places.len()).sum()
+    }
+
+    /// Up to `limit` records of `kind` alive at `now_ms`, in ascending order, after `after`.
+    pub(super) fn page(
+        &self,
+        kind: PhaseKind,
+        after: Option<Fingerprint>,
+        now_ms: u64,
+        limit: usize,
+    ) -> Vec<(Fingerprint, Place)> {
+        let mut page = Vec::new();
+        // Shards are in the order of their keys, so the first ones that fill the page are enough.
+        let first = after.map_or(0, |after| shard_of(after));
+        for shard in &self.shards[first..] {
+            if page.len() >= limit {
+                break;
+            }
+            let start = page.len();
+            page.extend(
+                shard
+                    .read()
+                    .places
+                    .iter()
+                    .filter(|(at, place)| {
+                        place.kind() == Some(kind)
+                            && place.expires_ms() > now_ms
+                            && after.is_none_or(|after| **at > after)
+                    })
+                    .map(|(at, place)| (*at, *place)),
+            );
+            page[start..].sort_unstable_by_key(|(at, _)| *at);
+        }
+        page.truncate(limit);
+        page
+    }
+
+    /// Calls `each` with every record, one shard locked at a time.
+    pub(super) fn for_each(&self, mut each: impl FnMut(Fingerprint, Place)) {
+        for shard in &self.shards {
+            shard.read().places.iter().for_each(|(at, place)| each(*at, *place));
+        }
+    }
+
+    /// Drops up to `limit` records that count as absent at `now_ms`, and answers how many; `dropped` is told of each.
+    pub(super) fn sweep(&self, now_ms: u64, limit: usize, mut dropped: impl FnMut(Place)) -> usize {
+        let mut left = limit;
+        for shard in &self.shards {
+            if left == 0 {
+                break;
+            }
+            if shard.read().soonest_ms > now_ms {
+                continue;
+            }
+            let mut shard = shard.write();
+            let mut soonest = u64::MAX;
+            shard.places.retain(|_, place| {
+                if place.expires_ms() > now_ms || left == 0 {
+                    soonest = soonest.min(place.expires_ms());
+                    return true;
+                }
+                left -= 1;
+                dropped(*place);
+                false
+            });
+            shard.soonest_ms = soonest;
+            if shard.places.len() < shard.places.capacity() / 4 {
+                let room = shard.places.len() * 2;
+                shard.places.shrink_to(room);
+            }
+        }
+        limit - left
+    }
+
+    fn shard(&self, at: Fingerprint) -> &RwLock<Shard> {
+        &self.shards[shard_of(at)]
+    }
+}
+
+fn shard_of(at: Fingerprint) -> usize {
+    (at.0 >> 120) as usize
+}
