@@ -9,6 +9,8 @@ use semel::testkit::{
     suite::{self, CaseOutcome, Verdict},
 };
 
+#[cfg(feature = "embedded")]
+mod embedded;
 mod planted;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

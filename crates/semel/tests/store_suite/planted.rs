@@ -44,7 +44,9 @@ enum Bug {
     ComparesExchangesOnly,
     /// Keeps 64 bits of the exchange.
     HalvesExchanges,
-    /// Looks at the first eight bytes of a key.
+    /// Looks at the first 8 bytes of a key.
+    QuartersKeys,
+    /// Looks at the first 16 bytes of a key.
     HalvesKeys,
     /// Expecting a stamp where nothing lives writes.
     PutsWhereNothingLives,
@@ -155,7 +157,8 @@ const CATALOGUE: &[(Bug, &[&str])] = {
         (SameStampWrites, &["the same stamp again is done, and writes nothing"]),
         (ComparesExchangesOnly, &["stamps are told apart by every part of them"]),
         (HalvesExchanges, &["stamps are told apart by every part of them"]),
-        (HalvesKeys, &["keys are told apart by every bit of them"]),
+        (QuartersKeys, &["keys are told apart by every one of their first 128 bits"]),
+        (HalvesKeys, &["keys that share their first 128 bits are told apart, or refused as corrupt"]),
         (PutsWhereNothingLives, &["expecting a stamp where nothing lives is absent, and writes nothing"]),
         (AbsentReleaseIsDone, &["a release asked twice finds nothing or the next claim, and leaves both"]),
         (DecidingReadClaims, &["expecting nothing and putting nothing reads and changes nothing"]),
@@ -368,11 +371,13 @@ impl PlantedStore {
     }
 
     fn key(&self, key: &RecordKey) -> RecordKey {
-        if !self.has(Bug::HalvesKeys) {
-            return *key;
-        }
+        let len = match self.bug {
+            Some(Bug::QuartersKeys) => 8,
+            Some(Bug::HalvesKeys) => 16,
+            _ => RecordKey::LEN,
+        };
         let mut bytes = [0; RecordKey::LEN];
-        bytes[..8].copy_from_slice(&key.as_bytes()[..8]);
+        bytes[..len].copy_from_slice(&key.as_bytes()[..len]);
         RecordKey::from_bytes(bytes)
     }
 
