@@ -253,6 +253,7 @@ impl PolicyDocument {
     /// Resolves and checks everything.
     pub fn build(self) -> Result<Policy, PolicyError> {
         let preset = self.preset.unwrap_or_default().settings();
+        let defaults_span = self.defaults.as_ref().map_or(0..0, Spanned::span);
         let base = match self.defaults {
             None => preset,
             Some(defaults) if defaults.get_ref().path.is_some() => {
@@ -261,8 +262,11 @@ impl PolicyDocument {
             }
             Some(defaults) => defaults.into_inner().over(preset),
         };
-        let written =
-            if self.routes.is_empty() { vec![Spanned::new(0..0, RouteSettings::default())] } else { self.routes };
+        let written = if self.routes.is_empty() {
+            vec![Spanned::new(defaults_span, RouteSettings::default())]
+        } else {
+            self.routes
+        };
         let mut routes = Vec::with_capacity(written.len());
         for route in written {
             let span = route.span();
@@ -360,7 +364,9 @@ pub struct RouteSettings {
     pub remember_for: Option<DurationText>,
     pub unknown_for: Option<DurationText>,
     pub request_read_max: Option<DurationText>,
+    #[serde(default, deserialize_with = "size")]
     pub request_body_bytes_max: Option<bytesize::ByteSize>,
+    #[serde(default, deserialize_with = "size")]
     pub reply_body_bytes_max: Option<bytesize::ByteSize>,
     pub marker: Option<HeaderText>,
     pub replay_member: Option<String>,
@@ -689,6 +695,22 @@ impl FromStr for PathTemplate {
 
 fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// Says what would be right, which `ByteSize` does not.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bytesize::ByteSize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size such as \"1 MiB\", \"512 KiB\" or 65536")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(Some(bytesize::ByteSize(bytes))),
+        Size::Text(text) => text.parse().map(Some).map_err(|_| {
+            D::Error::custom(format!("expected a size such as \"1 MiB\", \"512 KiB\" or 65536, found \"{text}\""))
+        }),
+    }
 }
 
 impl<'de> Deserialize<'de> for PathTemplate {
