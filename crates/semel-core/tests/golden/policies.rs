@@ -28,8 +28,8 @@ fn render(route: &RoutePolicy) -> String {
 
 fn check_preset(preset: Preset, expected: &Expect) {
     let policy = Policy::preset(preset);
-    let [route] = policy.routes() else { panic!("a preset has one route") };
-    expected.assert_eq(&format!("principal: {:?}\n{}", policy.principal(), render(route)));
+    let routes: Vec<String> = policy.routes().iter().map(|route| render(route)).collect();
+    expected.assert_eq(&format!("principal: {:?}\n{}", policy.principal(), routes.join("\n")));
 }
 
 #[test]
@@ -104,6 +104,974 @@ fn the_preset_ietf() {
             origin-unavailable 502
         "#]],
     );
+}
+
+#[test]
+fn the_preset_credicorp() {
+    check_preset(Preset::Credicorp, &expect![[r#"
+        principal: []
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/public/v1/enquiries",
+                segments: [
+                    Literal(
+                        "public",
+                    ),
+                    Literal(
+                        "v1",
+                    ),
+                    Literal(
+                        "enquiries",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Any,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Literal,
+            },
+            key_bytes_max: 255,
+            fingerprint: Json {
+                volatile: [],
+            },
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotency-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"invalid_idempotency_key\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-399
+        effect None: 400-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/public/v1/consent",
+                segments: [
+                    Literal(
+                        "public",
+                    ),
+                    Literal(
+                        "v1",
+                    ),
+                    Literal(
+                        "consent",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Any,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Literal,
+            },
+            key_bytes_max: 255,
+            fingerprint: Json {
+                volatile: [],
+            },
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotency-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"invalid_idempotency_key\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-399
+        effect None: 400-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/partner/v1/applications",
+                segments: [
+                    Literal(
+                        "partner",
+                    ),
+                    Literal(
+                        "v1",
+                    ),
+                    Literal(
+                        "applications",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Any,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Literal,
+            },
+            key_bytes_max: 255,
+            fingerprint: Json {
+                volatile: [],
+            },
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotency-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"invalid_idempotency_key\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-399
+        effect None: 400-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+    "#]]);
+}
+
+#[test]
+fn the_preset_yonne() {
+    check_preset(Preset::Yonne, &expect![[r#"
+        principal: ["x-api-key", "authorization"]
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/api/v1/external/create-order",
+                segments: [
+                    Literal(
+                        "api",
+                    ),
+                    Literal(
+                        "v1",
+                    ),
+                    Literal(
+                        "external",
+                    ),
+                    Literal(
+                        "create-order",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Any,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Stem,
+            },
+            key_bytes_max: 255,
+            fingerprint: Raw,
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotent-replayed",
+            replay_member: Some(
+                "idempotent_replay",
+            ),
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyMissing: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"success\":false,\"error\":\"Missing Idempotency-Key\",\"message\":\"{detail}\",\"code\":\"{code}\"}",
+                    ),
+                    content_type: None,
+                },
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"success\":false,\"error\":\"Invalid Idempotency-Key\",\"message\":\"{detail}\",\"code\":\"{code}\"}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            422,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"success\":false,\"error\":\"Idempotency key reused\",\"message\":\"{detail}\",\"code\":\"{code}\"}",
+                    ),
+                    content_type: None,
+                },
+                InFlight: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"success\":false,\"error\":\"Request in progress\",\"message\":\"{detail}\",\"code\":\"{code}\"}",
+                    ),
+                    content_type: None,
+                },
+                OutcomeUnknown: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"success\":false,\"error\":\"Outcome unknown\",\"message\":\"{detail}\",\"code\":\"{code}\"}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-299
+        effect None: 300-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 422
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+    "#]]);
+}
+
+#[test]
+fn the_preset_nora() {
+    check_preset(Preset::Nora, &expect![[r#"
+        principal: ["x-api-key"]
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/v2/intents/onramp",
+                segments: [
+                    Literal(
+                        "v2",
+                    ),
+                    Literal(
+                        "intents",
+                    ),
+                    Literal(
+                        "onramp",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Uuid,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Literal,
+            },
+            key_bytes_max: 255,
+            fingerprint: Raw,
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotent-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"validation_error\",\"message\":\"{detail}\",\"validationErrors\":[{\"field\":\"idempotency-key\",\"message\":\"must be a UUID\"}]}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceExists: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceIdReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                SlotTaken: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"burn_signature_conflict\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-399 422
+        effect None: 400-421 423-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/v2/intents/offramp",
+                segments: [
+                    Literal(
+                        "v2",
+                    ),
+                    Literal(
+                        "intents",
+                    ),
+                    Literal(
+                        "offramp",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Header {
+                name: "idempotency-key",
+                grammar: Uuid,
+                form: Lenient,
+                presence: Optional,
+                attempt_suffix: Literal,
+            },
+            key_bytes_max: 255,
+            fingerprint: Raw,
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Execute,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 86400s,
+            remember_for: 86400s,
+            unknown_for: 2592000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotent-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"validation_error\",\"message\":\"{detail}\",\"validationErrors\":[{\"field\":\"idempotency-key\",\"message\":\"must be a UUID\"}]}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceExists: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceIdReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                SlotTaken: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"burn_signature_conflict\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-399 422
+        effect None: 400-421 423-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: KeyReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/v2/intents/{id}/approve-burn",
+                segments: [
+                    Literal(
+                        "v2",
+                    ),
+                    Literal(
+                        "intents",
+                    ),
+                    Any,
+                    Literal(
+                        "approve-burn",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Operation,
+            key_bytes_max: 255,
+            fingerprint: Members(
+                [
+                    Pointer(
+                        "/txSignature",
+                    ),
+                ],
+            ),
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Replay,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Refuse,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 31536000s,
+            remember_for: 31536000s,
+            unknown_for: 31536000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotent-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"validation_error\",\"message\":\"{detail}\",\"validationErrors\":[{\"field\":\"txSignature\",\"message\":\"is required\"}]}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceExists: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceIdReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                SlotTaken: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"burn_signature_conflict\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-299
+        effect None: 300-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: SlotTaken
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+
+        RoutePolicy {
+            methods: [
+                POST,
+            ],
+            path: PathTemplate {
+                text: "/v2/parties",
+                segments: [
+                    Literal(
+                        "v2",
+                    ),
+                    Literal(
+                        "parties",
+                    ),
+                ],
+                rest: None,
+            },
+            key: Member {
+                pointer: Pointer(
+                    "/cpf",
+                ),
+                grammar: Any,
+                presence: Optional,
+            },
+            key_bytes_max: 255,
+            fingerprint: Raw,
+            effects: Effects(..),
+            reply: Kept,
+            on_completed: Conflict,
+            on_mismatch: Refuse,
+            on_unknown: Refuse,
+            on_expired: Refuse,
+            on_late: Ignore,
+            execution_max: 30s,
+            grace: 5s,
+            wait_max: 10s,
+            replay_for: 31536000s,
+            remember_for: 31536000s,
+            unknown_for: 31536000s,
+            request_read_max: 30s,
+            request_body_bytes_max: 1048576,
+            reply_body_bytes_max: 1048576,
+            marker: "idempotent-replayed",
+            replay_member: None,
+            headers_omitted: [
+                "date",
+                "set-cookie",
+            ],
+            resource: None,
+            problems: {
+                KeyInvalid: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            400,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"validation_error\",\"message\":\"{detail}\",\"validationErrors\":[{\"field\":\"idempotency-key\",\"message\":\"must be a UUID\"}]}",
+                    ),
+                    content_type: None,
+                },
+                KeyReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"idempotency_key_reused\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceExists: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                ResourceIdReused: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"error\":\"Party with this cpf already exists\"}",
+                    ),
+                    content_type: None,
+                },
+                SlotTaken: ProblemWords {
+                    status: Some(
+                        StatusText(
+                            409,
+                        ),
+                    ),
+                    content: Some(
+                        "{\"code\":\"burn_signature_conflict\",\"message\":\"{detail}\"}",
+                    ),
+                    content_type: None,
+                },
+            },
+        }
+        effect Happened: 200-299
+        effect None: 300-499 503
+        effect Unknown: 500-502 504-599
+        mismatch: ResourceIdReused
+        lease: 35s
+        key-missing 400
+        key-invalid 400
+        key-reused 409
+        in-flight 409
+        outcome-unknown 409
+        reply-gone 409
+        store-unavailable 503
+        request-too-large 413
+        request-timeout 408
+        request-incomplete 400
+        resource-exists 409
+        resource-id-reused 409
+        slot-taken 409
+        too-late 412
+        origin-unavailable 502
+    "#]]);
 }
 
 #[test]
@@ -352,8 +1320,8 @@ fn mistakes() {
           line 2: unknown variant `forget`, expected `refuse` or `execute`
         [[route]] ; on_late = "maybe"
           line 2: unknown variant `maybe`, expected `ignore` or `refuse`
-        [[route]] ; [route.status] ; key-lost = 409
-          line 2: unknown field `status`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
+        [[route]] ; [route.problems] ; key-lost = { status = 409 }
+          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `too-late`, `origin-unavailable`
         [[route]] ; methods = "POST"
           line 2: invalid type: string "POST", expected a sequence
         [[route]] ; methods = ["post"]
@@ -408,10 +1376,10 @@ fn mistakes() {
           line 2: expected a final status such as "422", "4xx" or "500-504", found "450-440"
         [[route]] ; effect_none = [404]
           line 2: invalid type: integer `404`, expected a string
-        [[route]] ; [route.status] ; in-flight = 200
-          line 2: unknown field `status`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
-        [[route]] ; [route.status] ; in-flight = "409"
-          line 2: unknown field `status`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
+        [[route]] ; [route.problems] ; in-flight = { status = 200 }
+          line 3: expected a status from 400 to 599, found 200
+        [[route]] ; [route.problems] ; in-flight = { status = "409" }
+          line 3: invalid type: string "409", expected u16
         [[route]] ; methods = []
           line 2: `methods` must name at least one method
         [[route]] ; methods = ["POST", "GET"]
