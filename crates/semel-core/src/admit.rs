@@ -264,7 +264,8 @@ fn normalise_escapes(path: &str) -> String {
         out.push_str(&rest[..at]);
         let hex = rest.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(hex) = hex else {
-            out.push('%');
+            // A percent sign by itself is one, or "%%41" would become "%A" and that something else the next time.
+            out.push_str("%25");
             rest = &rest[at + 1..];
             continue;
         };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use semel_core::{
     fingerprint::FingerprintRule,
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
-    policy::{Effect, RoutePolicy},
+    policy::{Effect, Preset, RoutePolicy},
     wire::ProblemType,
 };
 
@@ -19,7 +19,9 @@ pub(crate) fn show(config: &Config) -> String {
     page.note("Every setting of semel serve. Whatever is left out is as in the preset, or as shown without a file.");
     page.note("Durations: \"250ms\", \"30s\", \"1h 30m\", \"24h\", \"30d\". Sizes: \"64 KiB\", \"1 MiB\".");
     page.gap();
-    page.set("preset", text(config.preset.name()), "where every route starts: ietf, stripe");
+    // A preset's own routes are written out below; named here, they would come twice.
+    page.note(&format!("Preset {}, written out.", config.preset.name()));
+    page.set("preset", text(Preset::Ietf.name()), &format!("where every route starts: {}", presets()));
     let principal = list(policy.principal().iter().map(words::header));
     page.set("principal", principal, "headers that tell callers apart; each caller has a key space of its own");
     page.maybe(
@@ -81,27 +83,33 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.table("[[route]]");
     page.set("methods", list(route.methods.iter().map(http::Method::as_str)), "methods that are covered");
     page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
+    let (mut name, mut member, mut rules) = (None, None, (Grammar::default(), Form::default(), Presence::default()));
     let mut suffix = AttemptSuffix::default();
-    let (key, name, member, grammar, form, presence) = match &route.key {
-        KeyRule::Header { name, grammar, form, presence, attempt_suffix } => {
+    let key = match &route.key {
+        KeyRule::Header { name: header, grammar, form, presence, attempt_suffix } => {
+            name = Some(text(&words::header(header)));
+            rules = (*grammar, *form, *presence);
             suffix = *attempt_suffix;
-            ("header", Some(words::header(name)), None, *grammar, *form, *presence)
+            "header"
         }
         KeyRule::Member { pointer, grammar, presence } => {
-            ("member", None, Some(pointer.as_str()), *grammar, Form::default(), *presence)
+            member = Some(text(pointer.as_str()));
+            rules = (*grammar, Form::default(), *presence);
+            "member"
         }
-        KeyRule::Operation => ("operation", None, None, Grammar::default(), Form::default(), Presence::default()),
+        KeyRule::Operation => "operation",
     };
+    let (grammar, form, presence) = rules;
     page.set("key", text(key), "header; member: of the JSON content; operation: the operation itself");
-    page.maybe("key_header", name.as_deref().map(text), "the header, for key = \"header\"");
-    page.maybe("key_member", member.map(text), "a JSON Pointer, for key = \"member\"");
+    page.maybe("key_header", name, "the header, for key = \"header\"");
+    page.maybe("key_member", member, "a JSON Pointer, for key = \"member\"");
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
     page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
     page.set(
         "attempt_suffix",
         text(words::attempt_suffix(suffix)),
-        "literal; stem: <stem>-attempt-<n> is the key <stem>",
+        "stem: -attempt-<n> at a key's end does not count; literal",
     );
     page.set("key_bytes_max", route.key_bytes_max.to_string(), "bytes after unquoting");
     let pointers = |pointers: &[Pointer]| list(pointers.iter().map(Pointer::as_str));
@@ -123,7 +131,6 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set("effect_unknown", statuses(Effect::Unknown), "it may have happened: see on_unknown");
     page.set("reply", text(words::reply(route.reply)), "kept; omitted: only that it was done");
     page.set("on_completed", text(words::on_completed(route.on_completed)), "replay; conflict: 409 resource-exists");
-    page.set("on_mismatch", text(words::on_mismatch(route.on_mismatch)), "another request: refuse, replay");
     page.set(
         "on_unknown",
         text(words::on_unknown(route.on_unknown)),
@@ -162,18 +169,15 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set(
         "resource",
         text(route.resource.as_deref().unwrap_or_default()),
-        "where a key's resource is, such as \"/orders/{key}\"; told in Location on a conflict",
+        "a path with {key} in it, told in Location on a conflict; \"\": none",
     );
     page.table("[route.problems]");
     for kind in ProblemType::ALL {
-        let words = route.problem_words(kind);
-        let mut value = format!("{{ status = {}", route.status_of(kind).as_u16());
-        for (name, set) in [("content", &words.content), ("content_type", &words.content_type)] {
-            if let Some(set) = set {
-                let _ = write!(value, ", {name} = {}", text(set));
-            }
-        }
-        page.set(kind.code(), format!("{value} }}"), kind.title());
+        let mut members = vec![format!("status = {}", route.status_of(kind).as_u16())];
+        let own = route.problem_words(kind);
+        members.extend(own.content.map(|content| format!("content = {}", text(&content))));
+        members.extend(own.content_type.map(|media| format!("content_type = {}", text(&media))));
+        page.set(kind.code(), format!("{{ {} }}", members.join(", ")), kind.title());
     }
 }
 
@@ -211,6 +215,11 @@ impl Page<'_> {
     fn time(&mut self, name: &str, duration: std::time::Duration, meaning: &str) {
         self.set(name, text(&words::duration(duration)), meaning);
     }
+}
+
+/// The names of all presets.
+pub(crate) fn presets() -> String {
+    Preset::ALL.iter().map(|preset| preset.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// A TOML string.

@@ -97,17 +97,17 @@ pub(crate) fn on_completed(rule: OnCompleted) -> &'static str {
     }
 }
 
-pub(crate) fn attempt_suffix(rule: AttemptSuffix) -> &'static str {
-    match rule {
-        AttemptSuffix::Literal => "literal",
-        AttemptSuffix::Stem => "stem",
-    }
-}
-
 pub(crate) fn on_mismatch(rule: OnMismatch) -> &'static str {
     match rule {
         OnMismatch::Refuse => "refuse",
         OnMismatch::Replay => "replay",
+    }
+}
+
+pub(crate) fn attempt_suffix(suffix: AttemptSuffix) -> &'static str {
+    match suffix {
+        AttemptSuffix::Literal => "literal",
+        AttemptSuffix::Stem => "stem",
     }
 }
 

@@ -284,11 +284,13 @@ fn frame_explicitly(request: &mut Request<Body>) {
 #[derive(Debug)]
 struct Silent;
 
-/// Ends when for `limit` neither a response began nor a byte of the request was taken: a long upload is not silence.
+/// Ends when for `limit` neither a response began nor a byte of the request was taken: a long upload is not silence. Looks
+/// only every `limit`, so after an upload it may take twice as long.
 struct Silence<'a> {
     limit: Option<Duration>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     socket: &'a Socket,
+    /// At the last look.
     written: u64,
 }
 
@@ -298,7 +300,7 @@ impl<'a> Silence<'a> {
             Patience::Layer => None,
             Patience::Forwarder => Some(limit),
         };
-        Silence { limit, timer: None, socket, written: socket.written() }
+        Silence { limit, timer: None, socket, written: 0 }
     }
 }
 
@@ -307,7 +309,10 @@ impl Future for Silence<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Silent> {
         let this = self.get_mut();
         let Some(limit) = this.limit else { return Poll::Pending };
-        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let timer = this.timer.get_or_insert_with(|| {
+            this.written = this.socket.written();
+            Box::pin(tokio::time::sleep(limit))
+        });
         loop {
             ready!(timer.as_mut().poll(cx));
             let written = this.socket.written();

@@ -188,7 +188,8 @@ fn origin_form(uri: &Uri) -> Option<Uri> {
         Some(path) if path.as_str().starts_with('/') => Some(Uri::from(path.clone())),
         // RFC 9112 section 3.2.4: an absolute target without a path, in OPTIONS, is the asterisk.
         Some(path) if path == "*" => Some(Uri::from_static("*")),
-        Some(path) => PathAndQuery::from_str(&format!("/{path}")).ok().map(Uri::from),
+        // Only a query: its display has the slash.
+        Some(path) => PathAndQuery::from_str(&path.to_string()).ok().map(Uri::from),
         None => Some(Uri::from_static("/")),
     }
 }

@@ -4,6 +4,7 @@
 //! clients, each with its own runtime and its own connections to the origin, so that an exchange never changes threads.
 
 use std::{
+    fmt::Write as _,
     io::{IsTerminal as _, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
     sync::Arc,
@@ -14,7 +15,11 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use semel::{
     Semel,
-    store::{Store, memory::MemoryStore},
+    store::{
+        Store,
+        embedded::{EmbeddedStore, Options},
+        memory::MemoryStore,
+    },
 };
 use semel_core::{
     key::{KeyRule, Presence},
@@ -41,6 +46,8 @@ mod headers;
 mod listen;
 mod pool;
 mod published;
+#[cfg(test)]
+mod tests;
 
 /// How serving ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,10 +90,30 @@ fn log_to_stderr(gateway: &Gateway) -> anyhow::Result<()> {
 /// The store, and what was found in it.
 fn open_store(gateway: &Gateway) -> anyhow::Result<(Arc<dyn Store>, String)> {
     match gateway.store {
-        StoreKind::Memory | StoreKind::Embedded => Ok((
+        StoreKind::Memory => Ok((
             Arc::new(MemoryStore::new()),
             "records in memory: they are forgotten when this process ends".to_owned(),
         )),
+        StoreKind::Embedded => {
+            let folder = gateway.data.join("records");
+            let (store, found) = EmbeddedStore::open(&folder, Options::default())?;
+            let mut text = format!("records in {}: {} found", folder.display(), found.records);
+            if found.abandoned_in_flight > 0 {
+                let _ = write!(
+                    text,
+                    ", {} of them in flight when the gateway died: now unknown",
+                    found.abandoned_in_flight
+                );
+            }
+            if found.torn_bytes > 0 {
+                let _ = write!(
+                    text,
+                    "; the last {} bytes were cut short by a crash and held nothing confirmed",
+                    found.torn_bytes
+                );
+            }
+            Ok((Arc::new(store), text))
+        }
     }
 }
 

@@ -61,6 +61,9 @@ struct Route<'a> {
     bytes_max: BytesPart,
     /// Statuses of problems by their code.
     problems: BTreeMap<&'static str, u16>,
+    /// Those that are told in the API's own form instead of application/problem+json.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems_in_own_form: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -73,9 +76,9 @@ struct KeyPart {
     grammar: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     form: Option<&'static str>,
-    presence: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt_suffix: Option<&'static str>,
+    presence: &'static str,
 }
 
 #[derive(Serialize)]
@@ -167,6 +170,11 @@ impl Route<'_> {
                 reply_body: route.reply_body_bytes_max,
             },
             problems: ProblemType::ALL.iter().map(|kind| (kind.code(), route.status_of(*kind).as_u16())).collect(),
+            problems_in_own_form: ProblemType::ALL
+                .into_iter()
+                .filter(|kind| route.problem_words(*kind).content.is_some())
+                .map(ProblemType::code)
+                .collect(),
         }
     }
 }
@@ -179,24 +187,24 @@ impl KeyPart {
                 name: Some(words::header(name)),
                 grammar: Some(words::grammar(*grammar)),
                 form: Some(words::form(*form)),
-                presence: words::presence(*presence),
                 attempt_suffix: Some(words::attempt_suffix(*attempt_suffix)),
+                presence: words::presence(*presence),
             },
             KeyRule::Member { pointer, grammar, presence } => KeyPart {
                 location: "member",
                 name: Some(pointer.as_str().to_owned()),
                 grammar: Some(words::grammar(*grammar)),
                 form: None,
-                presence: words::presence(*presence),
                 attempt_suffix: None,
+                presence: words::presence(*presence),
             },
             KeyRule::Operation => KeyPart {
                 location: "operation",
                 name: None,
                 grammar: None,
                 form: None,
-                presence: "required",
                 attempt_suffix: None,
+                presence: "required",
             },
         }
     }
