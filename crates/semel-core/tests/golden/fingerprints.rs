@@ -40,7 +40,7 @@ fn fingerprint(policy: &Policy, request: &Request) -> Fingerprint {
     let head = Head { method: &method, path: request.path, query: request.query, headers: &headers };
     let Admission::Read(admitted) = admit(policy, &head, Duration::ZERO) else { panic!("the request is covered") };
     let covered = admitted.cover(policy, &Secret::from_bytes([7; 32]), &head, &request.content);
-    covered.expect("the request is covered").fingerprint
+    covered.expect("the request is covered").expect("it has a key").fingerprint
 }
 
 const METHODS: &str = "methods = [\"POST\", \"PATCH\"]\n";
@@ -281,7 +281,10 @@ fn a_fingerprint_takes_the_secret() {
     let head = Head { method: &Method::POST, path: "/orders", query: None, headers: &headers };
     let covered = [1, 2].map(|secret| {
         let Admission::Read(admitted) = admit(&policy, &head, Duration::ZERO) else { panic!("the request is covered") };
-        admitted.cover(&policy, &Secret::from_bytes([secret; 32]), &head, b"").expect("the request is covered")
+        admitted
+            .cover(&policy, &Secret::from_bytes([secret; 32]), &head, b"")
+            .expect("the request is covered")
+            .expect("it has a key")
     });
     assert_ne!(covered[0].fingerprint, covered[1].fingerprint);
     assert_ne!(covered[0].record_key, covered[1].record_key);

@@ -40,7 +40,8 @@ fn read_key(policy: &Policy, lines: &[&[u8]], content: &str, now: Duration, read
         }
         Admission::Refuse(refused) => refused.problem,
         Admission::Read(admitted) => match admitted.cover(policy, &secret, &head, content.as_bytes()) {
-            Ok(covered) => return read.keys.of(covered.record_key),
+            Ok(Some(covered)) => return read.keys.of(covered.record_key),
+            Ok(None) => return "passes: no key in the content".to_owned(),
             Err(refused) => refused.problem,
         },
     };
@@ -303,31 +304,31 @@ fn keys_in_the_content() {
         })
         .collect();
     expect![[r#"
-        content                                         member           operation
-        {"order":{"id":"o-1"}}                          a                b
-        { "order" : {"x":[1,{}], "id":"o-1"}, "y": 1 }  a                b
-        {"order":{"\u0069d":"\u006f-1"}}                a                b
-        {"order":{"id":"o-2"}}                          c                b
-        {"order":{"id":"O-1"}}                          d                b
-        {"order":{"id":1}}                              key-invalid (1)  key-invalid (1)
-        {"order":{"id":"1"}}                            e                b
-        {"order":{"id":null}}                           key-invalid (1)  key-invalid (1)
-        {"order":{"id":["o-1"]}}                        key-invalid (1)  key-invalid (1)
-        {"order":{"id":""}}                             key-invalid (2)  key-invalid (1)
-        {"order":{"id":"  "}}                           key-invalid (2)  key-invalid (1)
-        {"order":{"id":"o-1","id":"o-1"}}               key-invalid (1)  key-invalid (1)
-        {"order":{"id":"o-1","id":"o-2"}}               key-invalid (1)  key-invalid (1)
-        {"order":{"id":"o-1"},"order":{}}               key-invalid (1)  key-invalid (1)
-        {"order":{"ID":"o-1"}}                          key-invalid (1)  key-invalid (1)
-        {"order":[{"id":"o-1"}]}                        key-invalid (1)  key-invalid (1)
-        {"order.id":"o-1"}                              key-invalid (1)  key-invalid (1)
-        {"order":{"id":"o-\u0000"}}                     key-invalid (3)  b
-        {"order":{"id":"caf\u00e9"}}                    key-invalid (3)  b
-        {"order":{"id":"o-1"}} {}                       key-invalid (1)  key-invalid (1)
-        {"order":{"id":"o-1"}                           key-invalid (1)  key-invalid (1)
-        []                                              key-invalid (1)  key-invalid (1)
-        o-1                                             key-invalid (1)  key-invalid (1)
-                                                        key-invalid (1)  key-invalid (1)
+        content                                         member                         operation
+        {"order":{"id":"o-1"}}                          a                              b
+        { "order" : {"x":[1,{}], "id":"o-1"}, "y": 1 }  a                              b
+        {"order":{"\u0069d":"\u006f-1"}}                a                              b
+        {"order":{"id":"o-2"}}                          c                              b
+        {"order":{"id":"O-1"}}                          d                              b
+        {"order":{"id":1}}                              key-invalid (1)                key-invalid (1)
+        {"order":{"id":"1"}}                            e                              b
+        {"order":{"id":null}}                           passes: no key in the content  key-invalid (1)
+        {"order":{"id":["o-1"]}}                        key-invalid (1)                key-invalid (1)
+        {"order":{"id":""}}                             key-invalid (2)                key-invalid (1)
+        {"order":{"id":"  "}}                           key-invalid (2)                key-invalid (1)
+        {"order":{"id":"o-1","id":"o-1"}}               key-invalid (1)                key-invalid (1)
+        {"order":{"id":"o-1","id":"o-2"}}               key-invalid (1)                key-invalid (1)
+        {"order":{"id":"o-1"},"order":{}}               key-invalid (1)                key-invalid (1)
+        {"order":{"ID":"o-1"}}                          passes: no key in the content  key-invalid (1)
+        {"order":[{"id":"o-1"}]}                        passes: no key in the content  key-invalid (1)
+        {"order.id":"o-1"}                              passes: no key in the content  key-invalid (1)
+        {"order":{"id":"o-\u0000"}}                     key-invalid (3)                b
+        {"order":{"id":"caf\u00e9"}}                    key-invalid (3)                b
+        {"order":{"id":"o-1"}} {}                       key-invalid (1)                key-invalid (1)
+        {"order":{"id":"o-1"}                           key-invalid (1)                key-invalid (1)
+        []                                              passes: no key in the content  key-invalid (1)
+        o-1                                             key-invalid (1)                key-invalid (1)
+                                                        key-invalid (1)                key-invalid (1)
         (1) The member /order/id of the JSON content must be there, and a string. Nothing was executed.
         (2) The key is empty. Nothing was executed.
         (3) The key may hold printable ASCII characters only, and spaces, commas and quotes only inside a quoted string. Nothing was executed.

@@ -24,7 +24,8 @@ fn record_key(policy: &Policy, request: &str, fields: &[(&'static str, &'static 
     let head = Head { method: &method, path, query: None, headers: &headers };
     let Admission::Read(admitted) = admit(policy, &head, Duration::ZERO) else { panic!("{request} is covered") };
     let covered = admitted.cover(policy, &Secret::from_bytes(SECRET), &head, b"{\"id\":\"k\"}");
-    covered.unwrap_or_else(|refused| panic!("{request}: {:?}", refused.problem)).record_key
+    let covered = covered.unwrap_or_else(|refused| panic!("{request}: {:?}", refused.problem));
+    covered.expect("it has a key").record_key
 }
 
 #[test]
