@@ -121,8 +121,8 @@ fn every_setting() -> anyhow::Result<String> {
 }
 
 fn one_thread_per_core(line: &str) -> String {
-    let after = line.trim_start_matches(|c: char| c != '#');
-    format!("# threads = N {after}")
+    let (value, meaning) = line.split_at(line.find('#').unwrap_or(line.len()));
+    format!("{:<width$}{meaning}", "# threads = N", width = value.len())
 }
 
 /// Every preset's file, the base first, and what to say of it.
