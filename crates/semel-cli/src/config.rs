@@ -23,6 +23,8 @@ use toml::Spanned;
 
 mod complain;
 mod show;
+#[cfg(test)]
+mod tests;
 pub(crate) mod words;
 
 pub(crate) use show::show;
