@@ -117,8 +117,10 @@ pub(crate) fn measure(folder: &Path, semel: &Path, scale: &Scale, report: &mut R
     report.section(Section {
         title: "Gateway",
         intro: format!(
-            "POST of 108 B with an idempotency key, over {CONNECTIONS} connections, from wrk with one thread; nginx as the origin answers 201 with 200 B. wrk, origin and what is \
-             measured share the machine. An uncovered path runs through the same gateway without the layer; fresh keys are never seen before, and of those sent again there are \
+            "POST of 108 B with an idempotency key, over {CONNECTIONS} connections, from wrk with one thread; \
+             nginx as the origin answers 201 with 200 B. wrk, origin and what is \
+             measured share the machine. An uncovered path runs through the same gateway without the layer; \
+             fresh keys are never seen before, and of those sent again there are \
              {}. Access logs are off on both sides. CPU is that of what is measured alone.",
             wrk::KEYS_AGAIN
         ),
@@ -141,8 +143,10 @@ fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str) -> anyhow:
     fs::create_dir_all(&folder).context("cannot make a folder")?;
     // Everything that nginx would put elsewhere goes into the folder, so that it runs for anybody.
     let conf = format!(
-        "daemon off;\npid nginx.pid;\nerror_log error.log warn;\nworker_processes {};\nevents {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n  \
-         client_body_temp_path body;\n  proxy_temp_path proxy;\n  fastcgi_temp_path fastcgi;\n  uwsgi_temp_path uwsgi;\n  scgi_temp_path scgi;\n  \
+        "daemon off;\npid nginx.pid;\nerror_log error.log warn;\nworker_processes {};\nevents {{ \
+         worker_connections 4096; }}\nhttp {{\n  access_log off;\n  \
+         client_body_temp_path body;\n  proxy_temp_path proxy;\n  fastcgi_temp_path fastcgi;\n  uwsgi_temp_path \
+         uwsgi;\n  scgi_temp_path scgi;\n  \
          keepalive_requests 1000000000;\n{http}\n}}\n",
         if name == "origin" { 1 } else { 2 }
     );
@@ -155,14 +159,17 @@ fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str) -> anyhow:
 fn origin(at: SocketAddr) -> String {
     let content = "x".repeat(186);
     format!(
-        "  server {{\n    listen {at};\n    default_type application/json;\n    location / {{ return 201 '{{\"order\": \"{content}\"}}'; }}\n  }}"
+        "  server {{\n    listen {at};\n    default_type application/json;\n    location / {{ return 201 \
+         '{{\"order\": \"{content}\"}}'; }}\n  }}"
     )
 }
 
 fn proxy(at: SocketAddr, origin: SocketAddr) -> String {
     format!(
-        "  upstream origin {{ server {origin}; keepalive 256; keepalive_requests 1000000000; }}\n  server {{\n    listen {at} reuseport;\n    location / {{\n      \
-         proxy_pass http://origin;\n      proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n    }}\n  }}"
+        "  upstream origin {{ server {origin}; keepalive 256; keepalive_requests 1000000000; }}\n  server {{\n  \
+           listen {at} reuseport;\n    location / {{\n      \
+         proxy_pass http://origin;\n      proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n    \
+         }}\n  }}"
     )
 }
 
@@ -170,7 +177,8 @@ fn start_semel(folder: &Path, semel: &Path, at: SocketAddr, origin: SocketAddr) 
     let folder = folder.join("semel");
     fs::create_dir_all(&folder).context("cannot make a folder")?;
     let config = format!(
-        "[gateway]\nlisten = \"{at}\"\nupstream = \"http://{origin}\"\ndata = \"{}\"\nlog_filter = \"warn\"\n\n[[route]]\nmethods = [\"POST\"]\npath = \"{COVERED}\"\n",
+        "[gateway]\nlisten = \"{at}\"\nupstream = \"http://{origin}\"\ndata = \"{}\"\nlog_filter = \
+         \"warn\"\n\n[[route]]\nmethods = [\"POST\"]\npath = \"{COVERED}\"\n",
         folder.join("data").display()
     );
     let file = folder.join("semel.toml");
@@ -186,7 +194,8 @@ fn prove_that_replays_were_replays(semel: SocketAddr) -> anyhow::Result<()> {
     let content = wrk::CONTENT;
     write!(
         stream,
-        "POST {COVERED} HTTP/1.1\r\nHost: {semel}\r\nConnection: close\r\nContent-Type: application/json\r\nIdempotency-Key: {}\r\nContent-Length: {}\r\n\r\n{content}",
+        "POST {COVERED} HTTP/1.1\r\nHost: {semel}\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nIdempotency-Key: {}\r\nContent-Length: {}\r\n\r\n{content}",
         wrk::key_again(1),
         content.len()
     )?;

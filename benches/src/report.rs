@@ -59,7 +59,8 @@ impl Report {
     /// All of it as Markdown.
     pub(crate) fn page(&self) -> String {
         let mut page = String::from(
-            "# Figures\n\nWritten by `cargo xtask bench`; every figure is the median of short runs, and a ratio of figures of the same minute.\n\n",
+            "# Figures\n\nWritten by `cargo xtask bench`; every figure is the median of short runs, and a ratio \
+             of figures of the same minute.\n\n",
         );
         for (name, value) in &self.machine.shape {
             writeln!(page, "- {name}: {value}").expect("writing to a string cannot fail");

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: installs the rivals, builds for release, and lets `semel-bench` measure.
+//! `cargo xtask bench`: installs the rivals, builds what is shipped, and lets `semel-bench` measure.
 
 use std::process::Command;
 
@@ -21,12 +21,20 @@ pub(crate) struct Args {
 /// Measures on the file system that holds `target/`.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tools::ensure(NeededBy::Bench)?;
-    shell::stage("build for release");
-    shell::run(shell::cargo().args(["build", "--release", "--package", "semel-bench", "--package", "semel-cli"]))?;
+    shell::stage("build as for shipping");
+    shell::run(shell::cargo().args([
+        "build",
+        "--profile",
+        "dist",
+        "--package",
+        "semel-bench",
+        "--package",
+        "semel-cli",
+    ]))?;
     shell::stage("measure");
-    let release = shell::target().join("release");
-    let mut bench = Command::new(release.join("semel-bench"));
-    bench.current_dir(shell::root()).arg("run").arg(&args.what).arg("--semel").arg(release.join("semel"));
+    let built = shell::target().join("dist");
+    let mut bench = Command::new(built.join("semel-bench"));
+    bench.current_dir(shell::root()).arg("run").arg(&args.what).arg("--semel").arg(built.join("semel"));
     bench.arg("--folder").arg(shell::target().join("bench"));
     bench.arg("--results").arg(shell::root().join("benches/RESULTS.md"));
     if args.quick {

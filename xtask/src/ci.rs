@@ -77,8 +77,12 @@ fn features() -> anyhow::Result<()> {
 }
 
 fn doc() -> anyhow::Result<()> {
-    let what = ["doc", "--workspace", "--no-deps", "--all-features", "--quiet"];
-    shell::run(shell::cargo().args(what).env("RUSTDOCFLAGS", "-D warnings"))
+    // Apart, since library and program have one name and so one folder; the library's pages are those that stay.
+    for what in [&["--package", "semel-cli"][..], &["--workspace", "--exclude", "semel-cli", "--all-features"]] {
+        let doc = ["doc", "--no-deps", "--quiet"];
+        shell::run(shell::cargo().args(doc).args(what).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    Ok(())
 }
 
 /// The first command of the README, and what it promises: no double charge with Semel.

@@ -60,8 +60,10 @@ const BY_HAND: &str = "<!-- Written by `cargo xtask generate`; do not edit. -->\
 
 fn problems() -> anyhow::Result<String> {
     let mut page = format!(
-        "{BY_HAND}# Problems\n\nEvery answer that Semel gives in its own name is `application/problem+json` (RFC 9457) with these members: `type`, \
-         `title`, `status`, `detail`, `code`, `retryable`. Go by `code`: it never changes, while a route may map the status. `retryable` says whether the \
+        "{BY_HAND}# Problems\n\nEvery answer that Semel gives in its own name is `application/problem+json` \
+         (RFC 9457) with these members: `type`, \
+         `title`, `status`, `detail`, `code`, `retryable`. Go by `code`: it never changes, while a route may \
+         map the status. `retryable` says whether the \
          very same request, sent again later with the same key, can fare better.\n\n\
          | code | status | retryable | title |\n| --- | --- | --- | --- |\n"
     );
@@ -93,8 +95,10 @@ fn problems() -> anyhow::Result<String> {
 
 fn configuration() -> anyhow::Result<String> {
     let mut page = format!(
-        "{BY_HAND}# Configuration\n\n`semel serve --config semel.toml`. `semel config check FILE` tells what is wrong with a file; `semel config show` \
-         prints what follows, and `semel config show FILE` the same for a file.\n\n## Every setting\n\n```toml\n{}\n```\n",
+        "{BY_HAND}# Configuration\n\n`semel serve --config semel.toml`. `semel config check FILE` tells what is \
+         wrong with a file; `semel config show` \
+         prints what follows, and `semel config show FILE` the same for a file.\n\n## Every \
+         setting\n\n```toml\n{}\n```\n",
         every_setting()?.trim_end()
     );
     for (preset, what) in presets()? {
@@ -117,8 +121,8 @@ fn every_setting() -> anyhow::Result<String> {
 }
 
 fn one_thread_per_core(line: &str) -> String {
-    let after = line.trim_start_matches(|c: char| c != '#');
-    format!("# threads = N {after}")
+    let (value, meaning) = line.split_at(line.find('#').unwrap_or(line.len()));
+    format!("{:<width$}{meaning}", "# threads = N", width = value.len())
 }
 
 /// Every preset's file, the base first, and what to say of it.
@@ -136,7 +140,8 @@ const BASE_PRESET: &str = "ietf";
 fn peers() -> anyhow::Result<String> {
     let tests = Tests::of(&shell::sources()?);
     let mut page = format!(
-        "{BY_HAND}# Bugs that others shipped, and the tests that keep them out\n\nEach was seen in a library or gateway for idempotent requests. A test \
+        "{BY_HAND}# Bugs that others shipped, and the tests that keep them out\n\nEach was seen in a library or \
+         gateway for idempotent requests. A test \
          that keeps one out names its number: `peers_NN_...`.\n\n| # | bug | tests |\n| --- | --- | --- |\n"
     );
     for bug in PEER_BUGS {
@@ -154,7 +159,8 @@ fn peers() -> anyhow::Result<String> {
 fn conformance() -> anyhow::Result<String> {
     let tests = Tests::of(&shell::sources()?);
     let mut page = format!(
-        "{BY_HAND}# Black-box cases\n\nWhat a correct server does, seen from outside. A test names its case: `h15_...` is case H15.\n"
+        "{BY_HAND}# Black-box cases\n\nWhat a correct server does, seen from outside. A test names its case: \
+         `h15_...` is case H15.\n"
     );
     for family in FAMILIES {
         let mut numbers: Vec<u16> = family.due.iter().copied().chain(tests.numbers(family.letters)).collect();

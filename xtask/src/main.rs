@@ -33,7 +33,7 @@ enum Task {
     Tidy,
     /// Writes the generated reference pages.
     Generate(generate::Args),
-    /// Builds for release and measures; writes benches/RESULTS.md.
+    /// Builds as for shipping and measures; writes benches/RESULTS.md.
     Bench(bench::Args),
 }
 

@@ -86,8 +86,8 @@ fn find(program: &str) -> Option<PathBuf> {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    // RUNLEVEL=1: where it asks for the runlevel, Debian then does not start a server that it installs. The bench starts
-    // its own on free ports and wants nobody's port 80.
+    // RUNLEVEL=1: where Debian asks for the runlevel, it then does not start a server that it installs. The bench
+    // starts its own on free ports and wants nobody's port 80.
     command.args(["-o", "Dpkg::Use-Pty=0"]).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
     command
 }

@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn what_wrk_prints_is_read() {
-        let text = "  Latency Distribution\n     50%  840.00us\n     99%    5.42ms\n  112364 requests in 4.00s, 38.04MB read\nRequests/sec:  28084.11\n";
+        let text = "  Latency Distribution\n\
+                    \n     50%  840.00us\n     99%    5.42ms\n  112364 requests in 4.00s, 38.04MB read\n\
+                    Requests/sec:  28084.11\n";
         assert_eq!(requests_in(text), Some(112_364.0));
         assert_eq!(field(text, "Requests/sec:"), Some("28084.11"));
         assert_eq!(field(text, "50%").and_then(milliseconds), Some(0.84));

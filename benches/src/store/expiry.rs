@@ -64,8 +64,19 @@ pub(super) fn measure(folder: &Path, scale: &Scale, report: &mut Report) -> anyh
     );
     report.section(Section {
         title: "Store: dropping expired records",
-        intro: format!("A simulated clock passes the retention of all records; `sweep({SWEEP_LIMIT})` is called until nothing is left, while {CONCURRENCY} clients claim and settle."),
-        columns: vec!["dropped", "sweep took", "requests meanwhile", "p99 before, ms", "p99 during, ms", "ratio", "slowest during, ms"],
+        intro: format!(
+            "A simulated clock passes the retention of all records; `sweep({SWEEP_LIMIT})` is called until nothing is \
+             left, while {CONCURRENCY} clients claim and settle."
+        ),
+        columns: vec![
+            "dropped",
+            "sweep took",
+            "requests meanwhile",
+            "p99 before, ms",
+            "p99 during, ms",
+            "ratio",
+            "slowest during, ms",
+        ],
         rows,
     });
     Ok(())

@@ -67,11 +67,19 @@ pub(super) fn measure(folder: &Path, scale: &Scale, report: &mut Report) -> anyh
     }
     report.section(Section {
         title: "Store: filled, killed, opened, read",
-        intro: "A process fills the store with a claim and a settle per record and is killed with SIGKILL; another opens it and checks a sample. Memory is what no file backs, of \
-                the whole process. A replay read is a claim that finds a completed record, of random keys."
+        intro: "A process fills the store with a claim and a settle per record and is killed with SIGKILL; another \
+                opens it and checks a sample. Memory is what no file backs, of the whole process. A replay read is a \
+                claim that finds a completed record, of random keys."
             .to_owned(),
         columns: vec![
-            "records", "filled in", "opened after the crash", "median of openings", "MB when filled", "MB when opened", "B on disk per record", "replay reads/s",
+            "records",
+            "filled in",
+            "opened after the crash",
+            "median of openings",
+            "MB when filled",
+            "MB when opened",
+            "B on disk per record",
+            "replay reads/s",
         ],
         rows,
     });

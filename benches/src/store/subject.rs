@@ -2,10 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use semel::store::{Clock, Store, memory::MemoryStore};
+use anyhow::Context;
+use semel::store::{
+    Clock, Store,
+    embedded::{EmbeddedStore, Options},
+};
 
 /// Opens the store in `folder`, as `serve` does.
 pub(crate) fn open(folder: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
-    let _ = folder;
-    Ok(Arc::new(MemoryStore::with_clock(clock).records_max(10_000_000)))
+    let (store, _recovery) =
+        EmbeddedStore::open(folder, Options { clock, ..Options::default() }).context("cannot open the store")?;
+    Ok(Arc::new(store))
 }

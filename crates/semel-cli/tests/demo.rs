@@ -28,7 +28,7 @@ fn charges_twice_without_semel_and_never_with_it() {
     assert_eq!(is, 0, "{told}");
     let (was, is) = numbers(&told, "Purchases wanted");
     assert_eq!((was, is), (60, 60), "{told}");
-    assert_eq!(numbers(&told, "Semel killed"), (0, 2), "{told}");
+    assert_eq!(numbers(&told, "Semel killed (SIGKILL) and restarted"), (0, 2), "{told}");
 
     // Nobody waits for ever on a record that a killed process left behind.
     assert!(!told.contains("the client gave up") || numbers(&told, "Nothing: the client gave up").1 == 0, "{told}");

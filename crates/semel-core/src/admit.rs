@@ -150,12 +150,7 @@ impl Admitted {
             .principal()
             .iter()
             .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
-        let scope = Scope {
-            principal: Principal::of(secret, credentials),
-            method: head.method.as_str(),
-            route: route.name(),
-            path: &path,
-        };
+        let scope = Scope { principal: Principal::of(secret, credentials), method: head.method.as_str(), path: &path };
         let content_type = field(head.headers, &header::CONTENT_TYPE);
         let content_encoding = field(head.headers, &header::CONTENT_ENCODING);
         let request = Request {
@@ -264,7 +259,8 @@ fn normalise_escapes(path: &str) -> String {
         out.push_str(&rest[..at]);
         let hex = rest.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(hex) = hex else {
-            out.push('%');
+            // A percent sign by itself is one, or "%%41" would become "%A" and that something else the next time.
+            out.push_str("%25");
             rest = &rest[at + 1..];
             continue;
         };

@@ -296,6 +296,7 @@ impl PolicyDocument {
     /// Resolves and checks everything.
     pub fn build(self) -> Result<Policy, PolicyError> {
         let preset = self.preset.unwrap_or_default().document();
+        let defaults_span = self.defaults.as_ref().map_or(0..0, Spanned::span);
         let base = match self.defaults {
             None => preset.defaults,
             Some(defaults) if defaults.get_ref().path.is_some() => {
@@ -308,7 +309,7 @@ impl PolicyDocument {
         let mut written = self.routes;
         written.extend(preset.route.into_iter().map(|route| Spanned::new(0..0, route)));
         if written.is_empty() {
-            written.push(Spanned::new(0..0, RouteSettings::default()));
+            written.push(Spanned::new(defaults_span, RouteSettings::default()));
         }
         let mut routes = Vec::with_capacity(written.len());
         for route in written {
@@ -432,7 +433,9 @@ pub struct RouteSettings {
     pub remember_for: Option<DurationText>,
     pub unknown_for: Option<DurationText>,
     pub request_read_max: Option<DurationText>,
+    #[serde(default, deserialize_with = "size")]
     pub request_body_bytes_max: Option<bytesize::ByteSize>,
+    #[serde(default, deserialize_with = "size")]
     pub reply_body_bytes_max: Option<bytesize::ByteSize>,
     pub marker: Option<HeaderText>,
     pub replay_member: Option<String>,
@@ -781,6 +784,22 @@ impl FromStr for PathTemplate {
 
 fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// Says what would be right, which `ByteSize` does not.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bytesize::ByteSize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size such as \"1 MiB\", \"512 KiB\" or 65536")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(Some(bytesize::ByteSize(bytes))),
+        Size::Text(text) => text.parse().map(Some).map_err(|_| {
+            D::Error::custom(format!("expected a size such as \"1 MiB\", \"512 KiB\" or 65536, found \"{text}\""))
+        }),
+    }
 }
 
 impl<'de> Deserialize<'de> for PathTemplate {

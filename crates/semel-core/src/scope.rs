@@ -67,10 +67,9 @@ pub struct Scope<'a> {
     pub principal: Principal,
     /// The method.
     pub method: &'a str,
-    /// The template of the route that covers the request.
-    pub route: &'a str,
     /// The normalised path ([`crate::admit::normalise_path`]), so that `/orders/1` and `/orders/2` are two operations
-    /// (`peers.md` #20).
+    /// (`peers.md` #20). The route's template is left out: an operator who renames it, or puts another route in front,
+    /// must not forget the keys that live.
     pub path: &'a str,
 }
 
@@ -84,14 +83,8 @@ impl RecordKey {
 
     /// Digests scope and key.
     pub fn of(secret: &Secret, scope: &Scope<'_>, key: &Key) -> RecordKey {
-        let parts: [&[u8]; 6] = [
-            &scope.principal.0,
-            scope.method.as_bytes(),
-            scope.route.as_bytes(),
-            scope.path.as_bytes(),
-            key.kind().as_bytes(),
-            key.as_bytes(),
-        ];
+        let parts: [&[u8]; 5] =
+            [&scope.principal.0, scope.method.as_bytes(), scope.path.as_bytes(), key.kind().as_bytes(), key.as_bytes()];
         RecordKey(secret.digest("semel record key 1", &parts))
     }
 

@@ -106,6 +106,16 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
+<<<<<<< HEAD
+            // A message with a Content-Length has no trailer section (RFC 9112 section 7.1.2), so no length is promised.
+            Inner::Full { content, trailers: Some(_) } => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(content.as_ref().map_or(0, Bytes::len) as u64);
+                hint
+            }
+            Inner::Full { content, trailers: None } => {
+                SizeHint::with_exact(content.as_ref().map_or(0, Bytes::len) as u64)
+=======
             Inner::Full { content, trailers } => {
                 let bytes = content.as_ref().map_or(0, Bytes::len) as u64;
                 // Content of a known length is framed by it in HTTP/1.1, and then trailers have no place.
@@ -116,6 +126,7 @@ impl http_body::Body for Body {
                 } else {
                     SizeHint::with_exact(bytes)
                 }
+>>>>>>> gateway
             }
             Inner::Streaming { prefix, rest } => {
                 let ahead = prefix.as_ref().map_or(0, Bytes::len) as u64;

@@ -1,4 +1,4 @@
-//! The tower layer: admits a request, lets [`drive`](crate::drive) carry it out, and tells the answer.
+//! The tower layer: admits a request, lets `drive.rs` carry it out, and tells the answer.
 //!
 //! ```text
 //! request -> admit -> read the content -> cover -> [ claim -> execute -> settle ] -> answer

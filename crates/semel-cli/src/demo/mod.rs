@@ -49,7 +49,7 @@ pub(crate) struct Args {
 const HELP: &str = "\
 Examples:
   semel demo
-      about 20 s of storm, then a payment API with and without Semel to try by hand, until Ctrl-C
+      about 15 s of storm, then a payment API with and without Semel to try by hand, until Ctrl-C
   semel demo --exit --seed 8
       another storm, and only the report
 
@@ -69,6 +69,8 @@ const FAULTS: Faults = Faults { slow_per_mille: 80, reply_lost_per_mille: 20, dr
 const KILLS_AT_PERCENT: [u32; 2] = [35, 70];
 /// How long the gateway stays dead.
 const DEAD_FOR: Duration = Duration::from_millis(250);
+/// How long the last retries usually take.
+const TAIL: Duration = Duration::from_millis(1500);
 /// How long the origin may work on after the last client has gone.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const CONTROL_MAX: Duration = Duration::from_secs(5);
@@ -109,7 +111,7 @@ struct Stage {
 async fn storms(args: &Args) -> anyhow::Result<(Report, Stage)> {
     let Args { intents, seed, .. } = *args;
     let plan = Plan::new(seed, intents);
-    let seconds = 2 * (plan.spread + Duration::from_secs(3)).as_secs();
+    let seconds = (2 * (plan.spread + TAIL)).as_secs();
     println!("{}", wrapped(&introduction(intents, seconds), COLUMNS));
 
     let origin = OriginProcess::start(seed, FAULTS).await?;
@@ -144,8 +146,8 @@ fn introduction(intents: u32, seconds: u64) -> String {
     format!(
         "{intents} customers buy one thing each from a payment API that charges a card for every POST and ignores the \
          Idempotency-Key. Their clients retry with the same key when no answer comes within {} ms, and some customers click \
-         twice. The API is slow to answer {} of the requests; it breaks the connection of {} after it charged, and of {} \
-         before.\n\n\
+         twice. The API answers {} of the requests too late, and breaks the connection of {} after and of {} \
+         before it charged.\n\n\
          The same storm comes twice, about {seconds} s in all: straight to the API, then through `semel serve`, which is \
          killed (SIGKILL) {} times on the way.",
         storm::CLIENT_TIME_OUT.as_millis(),

@@ -208,7 +208,7 @@ impl Report {
             (under_way, "Semel was killed meanwhile"),
         ];
         let causes: Vec<String> =
-            causes.iter().filter(|(times, _)| *times > 0).map(|(times, what)| format!("{what}, {times}")).collect();
+            causes.iter().filter(|(times, _)| *times > 0).map(|(times, what)| format!("{what} ({times})")).collect();
         format!(
             "For {} Semel said: I do not know. The ledger knows: {} had been charged once, {} not at all, {more}. What had \
              happened: {}. From outside the API all of these look the same, so trying again could have charged twice; \
@@ -216,7 +216,7 @@ impl Report {
             purchases(unknown.all()),
             unknown.charged,
             unknown.not_charged,
-            causes.join("; "),
+            causes.join(", "),
         )
     }
 
@@ -348,8 +348,8 @@ mod tests {
             &expect![[r#"
                 kept, double charges 2 and 0
                 For 2 purchases Semel said: I do not know. The ledger knows: 1 had been charged
-                once, 1 not at all, none twice. What had happened: Semel was killed meanwhile,
-                2. From outside the API all of these look the same, so trying again could have
+                once, 1 not at all, none twice. What had happened: Semel was killed meanwhile
+                (2). From outside the API all of these look the same, so trying again could have
                 charged twice; somebody has to look.
 
                 The same customers, the same failures: directly, 2 of 4 were charged more than
@@ -394,7 +394,7 @@ mod tests {
                 NOT KEPT, double charges 0 and 1
                 For 1 purchase Semel said: I do not know. The ledger knows: 0 had been charged
                 once, 0 not at all, 1 MORE THAN ONCE. What had happened: Semel was killed
-                meanwhile, 1. From outside the API all of these look the same, so trying again
+                meanwhile (1). From outside the API all of these look the same, so trying again
                 could have charged twice; somebody has to look.
 
                 Semel did not keep its word: double charges 1, answers that contradict the

@@ -12,9 +12,9 @@ key_presence = "required"
 key_grammar = "uuid"
 replay_for = "48h"
 marker = "X-Replayed"
-[route.status]
-key-missing = 428
-key-reused = 409
+[route.problems]
+key-missing = { status = 428 }
+key-reused = { status = 409 }
 [[route]]
 path = "/orders"
 "#;

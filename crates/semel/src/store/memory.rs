@@ -196,3 +196,165 @@ impl Entry {
         self.written_ms.saturating_add(due_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        store::SimulatedClock,
+        testkit::{START_MS, sample},
+    };
+
+    /// All that a store was asked to do, and when: the whole state of the model, which answers by starting over.
+    type Past = Vec<(u64, RecordKey, Swap)>;
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Swap {
+            key: u64,
+            expect: Option<u16>,
+            put: Option<(u16, Record)>,
+        },
+        /// The n-th last swap, once more.
+        Again(usize),
+        Advance(u64),
+        Sweep(u32),
+    }
+
+    fn model_found(past: &[(u64, RecordKey, Swap)], key: &RecordKey, now_ms: u64) -> Option<Found> {
+        let ((at_ms, at_key, swap), earlier) = past.split_last()?;
+        if at_key == key && model_swap(earlier, key, swap, *at_ms) == Swapped::Done {
+            let stamp_there = model_found(earlier, key, *at_ms).map(|found| found.stamp);
+            let again = swap.put.as_ref().is_some_and(|put| Some(put.stamp) == stamp_there);
+            if !again {
+                let Put { stamp, record } = swap.put.clone()?;
+                let age = Duration::from_millis(now_ms - at_ms);
+                return Some(Found { stamp, age, abandoned: false, record: record.at_age(age)? });
+            }
+        }
+        model_found(earlier, key, now_ms)
+    }
+
+    fn model_swap(past: &[(u64, RecordKey, Swap)], key: &RecordKey, swap: &Swap, now_ms: u64) -> Swapped {
+        match (model_found(past, key, now_ms), &swap.put, swap.expect) {
+            (Some(found), Some(put), _) if found.stamp == put.stamp => Swapped::Done,
+            (Some(found), _, Some(expect)) if found.stamp == expect => Swapped::Done,
+            (Some(found), _, _) => Swapped::Found(found),
+            (None, _, None) => Swapped::Done,
+            (None, _, Some(_)) => Swapped::Absent,
+        }
+    }
+
+    fn records() -> impl Strategy<Value = Record> {
+        let kinds = prop_oneof![
+            Just(sample::in_flight(1)),
+            Just(sample::unknown(1)),
+            Just(sample::omitted(1)),
+            Just(sample::completed(1, "done")),
+        ];
+        (kinds, 0..30u64, 0..30u64).prop_map(|(mut record, retention, trims)| {
+            if let Phase::Completed { replay_for, .. } = &mut record.phase {
+                *replay_for = Duration::from_millis(trims);
+            }
+            Record { retention: Duration::from_millis(retention), ..record }
+        })
+    }
+
+    fn acts() -> impl Strategy<Value = Act> {
+        let swap = (0..2u64, proptest::option::of(1..5u16), proptest::option::weighted(0.8, (1..5u16, records())));
+        prop_oneof![
+            6 => swap.prop_map(|(key, expect, put)| Act::Swap { key, expect, put }),
+            1 => (0..3usize).prop_map(Act::Again),
+            2 => (0..20u64).prop_map(Act::Advance),
+            1 => (0..3u32).prop_map(Act::Sweep),
+        ]
+    }
+
+    proptest! {
+        // The model starts over for each answer, at a cost that doubles with each swap: short pasts, many of them.
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn it_answers_as_one_who_starts_over_each_time(acts in vec(acts(), 1..14)) {
+            let clock = Arc::new(SimulatedClock::at(START_MS));
+            let store = MemoryStore::with_clock(clock.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+            let mut past: Past = Vec::new();
+            for act in acts {
+                let asked = match act {
+                    Act::Swap { key, expect, put } => {
+                        let put = put.map(|(write, record)| Put { stamp: sample::stamp(1, write), record });
+                        let expect = expect.map(|write| sample::stamp(1, write));
+                        Some((sample::key(key), Swap { expect, put }))
+                    }
+                    Act::Again(back) => past.iter().rev().nth(back).map(|(_, key, swap)| (*key, swap.clone())),
+                    Act::Advance(ms) => {
+                        clock.advance(Duration::from_millis(ms));
+                        None
+                    }
+                    Act::Sweep(limit) => {
+                        let swept = runtime.block_on(store.sweep(limit)).expect("memory does not fail");
+                        prop_assert!(swept <= limit);
+                        None
+                    }
+                };
+                let now_ms = clock.now_ms();
+                if let Some((key, swap)) = asked {
+                    let answer = runtime.block_on(store.swap(&key, &swap));
+                    prop_assert_eq!(answer, Ok(model_swap(&past, &key, &swap, now_ms)));
+                    past.push((now_ms, key, swap));
+                }
+                for key in [0, 1].map(sample::key) {
+                    let found = runtime.block_on(store.load(&key));
+                    prop_assert_eq!(found, Ok(model_found(&past, &key, now_ms)));
+                }
+            }
+        }
+    }
+
+    fn claim(n: u64, retention: Duration) -> Swap {
+        sample::put(None, sample::stamp(n, 1), Record { retention, ..sample::in_flight(n) })
+    }
+
+    #[tokio::test]
+    async fn a_full_store_makes_room_of_what_is_past_and_refuses_only_new_keys() {
+        let clock = Arc::new(SimulatedClock::at(START_MS));
+        let store = MemoryStore::with_clock(clock.clone()).records_max(2);
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(100));
+        assert_eq!(store.swap(&sample::key(1), &claim(1, short)).await, Ok(Swapped::Done));
+        assert_eq!(store.swap(&sample::key(2), &claim(2, long)).await, Ok(Swapped::Done));
+        assert!(matches!(store.swap(&sample::key(3), &claim(3, long)).await, Err(StoreError::Full(_))));
+        assert!(matches!(store.probe().await, Err(StoreError::Full(_))), "a probe tells what a claim would meet");
+        assert_eq!(store.load(&sample::key(3)).await, Ok(None), "what is refused is not applied");
+
+        let settle = sample::put(Some(sample::stamp(2, 1)), sample::stamp(2, 2), sample::completed(2, "done"));
+        assert_eq!(store.swap(&sample::key(2), &settle).await, Ok(Swapped::Done), "a settle needs no room");
+        clock.advance(short);
+        assert_eq!(store.swap(&sample::key(3), &claim(3, long)).await, Ok(Swapped::Done));
+    }
+
+    #[tokio::test]
+    async fn a_sweep_gives_back_content_that_is_past_its_time() {
+        let clock = Arc::new(SimulatedClock::at(START_MS));
+        let store = MemoryStore::with_clock(clock.clone());
+        let write = sample::put(None, sample::stamp(1, 1), sample::completed(1, vec![0; 1_000]));
+        assert_eq!(store.swap(&sample::key(1), &write).await, Ok(Swapped::Done));
+        clock.advance(sample::REPLAY_FOR);
+        assert_eq!(store.sweep(1).await, Ok(0));
+        let map = store.map.lock();
+        assert_eq!(map.entries[&sample::key(1)].record.trims_at(), None, "there is no content left to trim");
+        assert_eq!(map.due.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_makes_records_young_and_never_revives_or_expires_them() {
+        let clock = Arc::new(SimulatedClock::at(START_MS));
+        let store = MemoryStore::with_clock(clock.clone());
+        assert_eq!(store.swap(&sample::key(1), &claim(1, Duration::from_secs(1))).await, Ok(Swapped::Done));
+        clock.set(START_MS - 10_000);
+        assert_eq!(store.sweep(10).await, Ok(0));
+        let age = store.load(&sample::key(1)).await.unwrap().map(|found| found.age);
+        assert_eq!(age, Some(Duration::ZERO));
+    }
+}

@@ -9,6 +9,8 @@ use semel::testkit::{
     suite::{self, CaseOutcome, Verdict},
 };
 
+#[cfg(feature = "embedded")]
+mod embedded;
 mod planted;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -18,7 +20,7 @@ async fn memory() {
     // Listed here, so that a case which stops applying is seen by whoever reviews the change.
     does_not_apply(
         &outcomes,
-        &expect![[r#"
+        &expect![[r"
             a history is told the same by a store that is opened again in between
             opened again, it has every record that was done, in every field
             opened again, it has the last of several writes, and not what was released
@@ -27,7 +29,7 @@ async fn memory() {
             opened again, what was swept or trimmed does not come back
             opened again after many writes and much content, nothing is missing
             opened again by its one owner, what was in flight is abandoned, and new claims are not
-        "#]],
+        "]],
     );
 }
 
@@ -47,7 +49,7 @@ async fn the_corpus_is_what_it_was() {
 async fn a_short_history() {
     let mut subject = MemoryHarness.fresh().await;
     let told = History::generate(1, 24).transcript(subject.as_mut(), Interruptions::None).await;
-    expect![[r#"
+    expect![[r"
         history 1
         swap k1 nothing -> f320.1 (reply 204 of 4 bytes, lives 60s, #6a2f): done
         swap k2 nothing -> f75f.2 (in flight, lives 20s, #f237): done
@@ -73,7 +75,7 @@ async fn a_short_history() {
         swap k1 nothing -> e4d9.12 (reply 201 of 35 bytes, lives 5s, #f6ef): done
         load k1: e4d9.12 aged 0ns (reply 201 of 35 bytes, lives 5s, #f6ef)
         swap k2 e4d9.3 -> f320.13 (in flight, lives 20s, #ee65): done
-    "#]]
+    "]]
     .assert_eq(&told);
 }
 

@@ -41,6 +41,8 @@ mod index;
 mod keeper;
 mod log;
 mod recover;
+#[cfg(any(test, feature = "testkit"))]
+pub mod simulated;
 #[cfg(test)]
 mod tests;
 

@@ -99,6 +99,10 @@ fn list(log: &Log) -> Result<Vec<File>, OpenError> {
             Some(_) | None => {}
         }
     }
+    // A name that is seen may be only in memory, left by a session that died before it made it durable.
+    log.disk()
+        .sync_folder(&log.folder)
+        .map_err(|source| OpenError::Io { what: "making the folder durable".to_owned(), source })?;
     log.next_slot.store(slots.last().map_or(1, |last| last + 1), Relaxed);
     let mut files = Vec::new();
     for slot in slots {
@@ -110,7 +114,13 @@ fn list(log: &Log) -> Result<Vec<File>, OpenError> {
             Unreadable::Damaged(what) => corrupt(slot, 0, what),
         })?;
         match header.kind {
-            SegmentKind::Spare => log.spares.lock().push_back(Spare { slot, file }),
+            SegmentKind::Spare => {
+                // It may be one only in memory, since a barrier that failed. Back as a part of the log it would leave
+                // a gap behind it.
+                let again = file.write_all_at(&header.page(), 0).and_then(|()| file.sync());
+                again.map_err(|error| io_error("writing", slot, error))?;
+                log.spares.lock().push_back(Spare { slot, file });
+            }
             SegmentKind::Log => {
                 files.push(File { segment: Arc::new(Segment::new(slot, file, header.generation)), header });
             }
@@ -232,6 +242,8 @@ fn read_hint(log: &Log, slot: u32, generation: u64) -> Option<Hint> {
 /// What the writer must go on with: the last frame may never have become durable, so it is written once more.
 fn tail(last: &File, ended: Ended) -> io::Result<Tail> {
     let from = match ended.last_frame {
+        // The header was written together with the first frame.
+        Some(PAGE) => 0,
         Some(frame) => frame / PAGE * PAGE,
         None if ended.end == PAGE => 0,
         None => ended.end / PAGE * PAGE,

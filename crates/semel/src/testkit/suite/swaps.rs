@@ -2,7 +2,7 @@
 
 use super::{Case, Failure, same, trial::Trial, trial::found, trial::found_new};
 use crate::{
-    store::{RecordKey, Stamp, Swap, Swapped},
+    store::{RecordKey, Stamp, StoreError, Swap, Swapped},
     testkit::{
         Harness, Keeps,
         sample::{completed, in_flight, key, put, remove, stamp, unknown},
@@ -59,9 +59,14 @@ pub(super) const CASES: &[Case] = &[
         run: |h| Box::pin(parts_of_stamps(h)),
     },
     Case {
-        name: "keys are told apart by every bit of them",
+        name: "keys are told apart by every one of their first 128 bits",
         needs: Keeps::Nothing,
         run: |h| Box::pin(bits_of_keys(h)),
+    },
+    Case {
+        name: "keys that share their first 128 bits are told apart, or refused as corrupt",
+        needs: Keeps::Nothing,
+        run: |h| Box::pin(later_bits_of_keys(h)),
     },
     Case {
         name: "what one handle did, another sees at once",
@@ -215,15 +220,20 @@ async fn parts_of_stamps(h: &dyn Harness) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Keys are keyed digests, so 128 bits of them are enough to find one by, if the rest is compared where a stranger could
+/// be told of a record. (Whoever names a stamp was told of it under its key.)
+const BITS_TO_FIND_BY: usize = 128;
+
+fn with_bit_flipped(key: RecordKey, bit: usize) -> RecordKey {
+    let mut bytes = *key.as_bytes();
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    RecordKey::from_bytes(bytes)
+}
+
 async fn bits_of_keys(h: &dyn Harness) -> Result<(), Failure> {
     let t = Trial::of(h).await;
-    let base = *key(1).as_bytes();
-    let mut keys = vec![RecordKey::from_bytes(base)];
-    for bit in 0..RecordKey::LEN * 8 {
-        let mut other = base;
-        other[bit / 8] ^= 1 << (bit % 8);
-        keys.push(RecordKey::from_bytes(other));
-    }
+    let mut keys = vec![key(1)];
+    keys.extend((0..BITS_TO_FIND_BY).map(|bit| with_bit_flipped(key(1), bit)));
     for (n, key) in (0..).zip(&keys) {
         t.is_done("nobody has this key", *key, &put(None, stamp(n, 1), in_flight(n))).await?;
     }
@@ -233,6 +243,30 @@ async fn bits_of_keys(h: &dyn Harness) -> Result<(), Failure> {
         same("each key has its own record", &stamp_there, &Some(stamp(n, 1)))?;
     }
     t.nothing_lives("only that one is gone", keys[0]).await
+}
+
+async fn later_bits_of_keys(h: &dyn Harness) -> Result<(), Failure> {
+    let t = Trial::of(h).await;
+    let claim = put(None, stamp(1, 1), in_flight(1));
+    t.is_done("claim", key(1), &claim).await?;
+    for bit in BITS_TO_FIND_BY..RecordKey::LEN * 8 {
+        let other = with_bit_flipped(key(1), bit);
+        let (n, store) = (1_000 + bit as u64, t.store());
+        match store.load(&other).await {
+            Ok(None) | Err(StoreError::Corrupt(_)) => {}
+            answer => return Err(Failure::new(format!("nobody claimed this key, and a load says {answer:?}"))),
+        }
+        match store.swap(&other, &put(None, stamp(n, 1), in_flight(n))).await {
+            Ok(Swapped::Done) => {
+                let stamp_there = t.load(other).await?.map(|found| found.stamp);
+                same("each key has its own record", &stamp_there, &Some(stamp(n, 1)))?;
+            }
+            Err(StoreError::Corrupt(_)) => {}
+            answer => return Err(Failure::new(format!("nobody claimed this key, and its claim is {answer:?}"))),
+        }
+    }
+    t.lives("nobody touched this one", key(1), found_new(&claim)).await?;
+    t.is_done("its owner settles", key(1), &put(Some(stamp(1, 1)), stamp(1, 2), completed(1, "done"))).await
 }
 
 async fn two_handles(h: &dyn Harness) -> Result<(), Failure> {

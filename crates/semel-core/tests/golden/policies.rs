@@ -1,0 +1,304 @@
+use expect_test::{ExpectFile, expect, expect_file};
+use semel_core::{
+    policy::{Effect, Policy, Preset, RoutePolicy},
+    wire::ProblemType,
+};
+
+use crate::read;
+
+fn render(route: &RoutePolicy) -> String {
+    let effects = [Effect::Happened, Effect::None, Effect::Unknown].map(|effect| {
+        let ranges: Vec<String> = route
+            .statuses_that_mean(effect)
+            .into_iter()
+            .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+            .collect();
+        format!("effect {effect:?}: {}", ranges.join(" "))
+    });
+    let statuses: Vec<String> =
+        ProblemType::ALL.iter().map(|kind| format!("{} {}", kind.code(), route.status_of(*kind).as_u16())).collect();
+    format!(
+        "{route:#?}\n{}\nmismatch: {:?}\nlease: {:?}\n{}\n",
+        effects.join("\n"),
+        route.mismatch(),
+        route.lease(),
+        statuses.join("\n")
+    )
+}
+
+#[test]
+fn the_settings_of_every_preset() {
+    check_preset(Preset::Ietf, &expect_file!["presets/ietf.txt"]);
+    check_preset(Preset::Stripe, &expect_file!["presets/stripe.txt"]);
+    check_preset(Preset::Credicorp, &expect_file!["presets/credicorp.txt"]);
+    check_preset(Preset::Yonne, &expect_file!["presets/yonne.txt"]);
+    check_preset(Preset::Nora, &expect_file!["presets/nora.txt"]);
+}
+
+fn check_preset(preset: Preset, expected: &ExpectFile) {
+    let policy = Policy::preset(preset);
+    let routes: Vec<String> = policy.routes().iter().map(|route| render(route)).collect();
+    expected.assert_eq(&format!("principal: {:?}\n{}", policy.principal(), routes.join("\n")));
+}
+
+#[test]
+fn every_preset_builds_and_has_one_name() {
+    for preset in Preset::ALL {
+        assert!(!Policy::preset(preset).routes().is_empty());
+        assert_eq!(preset.name().parse(), Ok(preset));
+        assert!(read(&format!("preset = \"{}\"", preset.name())).is_ok());
+    }
+    expect![[r#"unknown preset "paypal"; the presets are ietf, stripe, credicorp, yonne, nora"#]]
+        .assert_eq(&"paypal".parse::<Preset>().expect_err("no such preset"));
+}
+
+/// A route's own settings, over the defaults, over the preset.
+#[test]
+fn settings_are_layered() {
+    let policy = read(
+        r#"
+        preset = "stripe"
+        [defaults]
+        replay_for = "1h"
+        effect_none = ["402"]
+        [defaults.problems]
+        in-flight = { status = 425 }
+        [[route]]
+        path = "/a"
+        wait_max = "2s"
+        [[route]]
+        path = "/b"
+        replay_for = "250ms"
+        [route.problems]
+        key-reused = { status = 409 }
+        "#,
+    )
+    .unwrap_or_else(|refused| panic!("{}", refused.message));
+    let shown: Vec<String> = policy
+        .routes()
+        .iter()
+        .map(|route| {
+            format!(
+                "{} replay_for {:?} wait_max {:?} effect of 402 {:?} of 403 {:?} in-flight {} key-reused {} key-missing {}",
+                route.name(),
+                route.replay_for,
+                route.wait_max,
+                route.effect_of(402),
+                route.effect_of(403),
+                route.status_of(ProblemType::InFlight).as_u16(),
+                route.status_of(ProblemType::KeyReused).as_u16(),
+                route.status_of(ProblemType::KeyMissing).as_u16(),
+            )
+        })
+        .collect();
+    expect![[r#"
+        /a replay_for 3600s wait_max 2s effect of 402 None of 403 Happened in-flight 425 key-reused 400 key-missing 400
+        /b replay_for 250ms wait_max 0ns effect of 402 None of 403 Happened in-flight 425 key-reused 409 key-missing 400"#]].assert_eq(&shown.join("\n"));
+}
+
+/// Every mistake is refused, at its line, in words that name what would be right.
+#[test]
+fn mistakes() {
+    let mistakes = [
+        // Unknown names.
+        "preset = \"paypal\"",
+        "prest = \"ietf\"",
+        "[[route]]\npath = \"/a\"\nreplay_fro = \"1h\"",
+        "[[route]]\nkey = \"cookie\"",
+        "[[route]]\nkey_grammar = \"uuid-v5\"",
+        "[[route]]\nkey_form = \"loose\"",
+        "[[route]]\nkey_presence = \"yes\"",
+        "[[route]]\nfingerprint = \"sha256\"",
+        "[[route]]\nreply = \"never\"",
+        "[[route]]\non_completed = \"replays\"",
+        "[[route]]\non_unknown = \"retry\"",
+        "[[route]]\non_expired = \"forget\"",
+        "[[route]]\non_late = \"maybe\"",
+        "[[route]]\n[route.problems]\nkey-lost = { status = 409 }",
+        // Wrong types and values.
+        "[[route]]\nmethods = \"POST\"",
+        "[[route]]\nmethods = [\"post\"]",
+        "[[route]]\nmethods = [\"PO ST\"]",
+        "[[route]]\nkey_bytes_max = \"255\"",
+        "[[route]]\nkey_bytes_max = -1",
+        "[[route]]\nkey_header = \"Idempotency Key\"",
+        "[[route]]\nkey_member = \"orderId\"",
+        "[[route]]\nkey_member = \"/a~2\"",
+        "[[route]]\npath = \"orders\"",
+        "[[route]]\npath = \"/orders?x=1\"",
+        "[[route]]\npath = \"/orders/*/x\"",
+        "[[route]]\npath = \"/orders/{id}.json\"",
+        "[[route]]\npath = \"/orders/{}\"",
+        "[[route]]\nreplay_for = 24",
+        "[[route]]\nreplay_for = \"a day\"",
+        "[[route]]\nreplay_for = \"-1s\"",
+        "[[route]]\nreplay_for = \"11years\"",
+        "[[route]]\nreplay_for = \"100us\"",
+        "[[route]]\nreplay_for = \"1ms 1ns\"",
+        "[[route]]\nrequest_body_bytes_max = \"many\"",
+        "[[route]]\nrequest_body_bytes_max = -1",
+        "[[route]]\nreply_body_bytes_max = [1]",
+        "[[route]]\neffect_none = [\"4xy\"]",
+        "[[route]]\neffect_none = [\"1xx\"]",
+        "[[route]]\neffect_none = [\"600\"]",
+        "[[route]]\neffect_none = [\"450-440\"]",
+        "[[route]]\neffect_none = [404]",
+        "[[route]]\n[route.problems]\nin-flight = { status = 200 }",
+        "[[route]]\n[route.problems]\nin-flight = { status = \"409\" }",
+        // What is right by itself and wrong together; the line is the route's.
+        "\n[[route]]\nmethods = []",
+        "\n[[route]]\nmethods = [\"POST\", \"GET\"]",
+        "\n[[route]]\nkey = \"member\"",
+        "\n[[route]]\nfingerprint = \"members\"",
+        "\n[[route]]\neffect_happened = [\"404\"]\neffect_none = [\"404\"]",
+        "\n[[route]]\neffect_happened = [\"2xx\", \"4xx\"]",
+        "\n[[route]]\neffect_none = [\"400-499\"]\neffect_unknown = [\"450-550\"]",
+        "\n[[route]]\nexecution_max = \"0s\"",
+        "\n[[route]]\nrequest_read_max = \"0s\"",
+        "\n[[route]]\nreplay_for = \"0s\"",
+        "\n[[route]]\nremember_for = \"1h\"",
+        "\n[[route]]\nexecution_max = \"2h\"\nreplay_for = \"1h\"\nremember_for = \"1h\"",
+        "\n[[route]]\nunknown_for = \"30s\"",
+        "\n[[route]]\nkey_bytes_max = 0",
+        "\n[[route]]\nrequest_body_bytes_max = \"65 MiB\"",
+        "\n[[route]]\nreply_body_bytes_max = \"17 MiB\"",
+        "[[route]]\npath = \"/a\"\n\n[[route]]\npath = \"/b\"\nmethods = []",
+        "\n[defaults]\npath = \"/a\"",
+        "\n[defaults]\nmethods = []",
+    ];
+    let shown: Vec<String> = mistakes
+        .iter()
+        .map(|text| match read(text) {
+            Ok(_) => format!("{}\n  is accepted", text.trim().replace('\n', " ; ")),
+            Err(refused) => {
+                format!("{}\n  line {}: {}", text.trim().replace('\n', " ; "), refused.line, refused.message.trim())
+            }
+        })
+        .collect();
+    assert!(!shown.iter().any(|line| line.ends_with("is accepted")), "{}", shown.join("\n"));
+    expect![[r#"
+        preset = "paypal"
+          line 1: unknown variant `paypal`, expected one of `ietf`, `stripe`, `credicorp`, `yonne`, `nora`
+        prest = "ietf"
+          line 1: unknown field `prest`, expected one of `preset`, `defaults`, `route`
+        [[route]] ; path = "/a" ; replay_fro = "1h"
+          line 3: unknown field `replay_fro`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
+        [[route]] ; key = "cookie"
+          line 2: unknown variant `cookie`, expected one of `header`, `member`, `operation`
+        [[route]] ; key_grammar = "uuid-v5"
+          line 2: unknown variant `uuid-v5`, expected one of `any`, `uuid`, `uuid-v4`, `uuid-v7`
+        [[route]] ; key_form = "loose"
+          line 2: unknown variant `loose`, expected `lenient` or `strict`
+        [[route]] ; key_presence = "yes"
+          line 2: unknown variant `yes`, expected `optional` or `required`
+        [[route]] ; fingerprint = "sha256"
+          line 2: unknown variant `sha256`, expected one of `raw`, `json`, `members`
+        [[route]] ; reply = "never"
+          line 2: unknown variant `never`, expected `kept` or `omitted`
+        [[route]] ; on_completed = "replays"
+          line 2: unknown variant `replays`, expected `replay` or `conflict`
+        [[route]] ; on_unknown = "retry"
+          line 2: unknown variant `retry`, expected one of `refuse`, `reexecute`, `forward-key`
+        [[route]] ; on_expired = "forget"
+          line 2: unknown variant `forget`, expected `refuse` or `execute`
+        [[route]] ; on_late = "maybe"
+          line 2: unknown variant `maybe`, expected `ignore` or `refuse`
+        [[route]] ; [route.problems] ; key-lost = { status = 409 }
+          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `too-late`, `origin-unavailable`
+        [[route]] ; methods = "POST"
+          line 2: invalid type: string "POST", expected a sequence
+        [[route]] ; methods = ["post"]
+          line 2: expected a method such as "POST", found "post"
+        [[route]] ; methods = ["PO ST"]
+          line 2: expected a method such as "POST", found "PO ST"
+        [[route]] ; key_bytes_max = "255"
+          line 2: invalid type: string "255", expected usize
+        [[route]] ; key_bytes_max = -1
+          line 2: invalid value: integer `-1`, expected usize
+        [[route]] ; key_header = "Idempotency Key"
+          line 2: expected a header name, found "Idempotency Key"
+        [[route]] ; key_member = "orderId"
+          line 2: expected a JSON Pointer (RFC 6901) such as "/orderId", found "orderId"
+        [[route]] ; key_member = "/a~2"
+          line 2: expected a JSON Pointer (RFC 6901) such as "/orderId", found "/a~2"
+        [[route]] ; path = "orders"
+          line 2: the path template "orders" must start with a slash
+        [[route]] ; path = "/orders?x=1"
+          line 2: the path template "/orders?x=1" must not hold a query or fragment; the query always counts in the fingerprint
+        [[route]] ; path = "/orders/*/x"
+          line 2: the path template "/orders/*/x" may use {name} for one whole segment, and * as the last one
+        [[route]] ; path = "/orders/{id}.json"
+          line 2: the path template "/orders/{id}.json" may use {name} for one whole segment, and * as the last one
+        [[route]] ; path = "/orders/{}"
+          line 2: the path template "/orders/{}" may use {name} for one whole segment, and * as the last one
+        [[route]] ; replay_for = 24
+          line 2: invalid type: integer `24`, expected a string
+        [[route]] ; replay_for = "a day"
+          line 2: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "a day"
+        [[route]] ; replay_for = "-1s"
+          line 2: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "-1s"
+        [[route]] ; replay_for = "11years"
+          line 2: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "11years"
+        [[route]] ; replay_for = "100us"
+          line 2: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "100us"
+        [[route]] ; replay_for = "1ms 1ns"
+          line 2: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "1ms 1ns"
+        [[route]] ; request_body_bytes_max = "many"
+          line 2: expected a size such as "1 MiB", "512 KiB" or 65536, found "many"
+        [[route]] ; request_body_bytes_max = -1
+          line 2: expected a size such as "1 MiB", "512 KiB" or 65536
+        [[route]] ; reply_body_bytes_max = [1]
+          line 2: expected a size such as "1 MiB", "512 KiB" or 65536
+        [[route]] ; effect_none = ["4xy"]
+          line 2: expected a final status such as "422", "4xx" or "500-504", found "4xy"
+        [[route]] ; effect_none = ["1xx"]
+          line 2: expected a final status such as "422", "4xx" or "500-504", found "1xx"
+        [[route]] ; effect_none = ["600"]
+          line 2: expected a final status such as "422", "4xx" or "500-504", found "600"
+        [[route]] ; effect_none = ["450-440"]
+          line 2: expected a final status such as "422", "4xx" or "500-504", found "450-440"
+        [[route]] ; effect_none = [404]
+          line 2: invalid type: integer `404`, expected a string
+        [[route]] ; [route.problems] ; in-flight = { status = 200 }
+          line 3: expected a status from 400 to 599, found 200
+        [[route]] ; [route.problems] ; in-flight = { status = "409" }
+          line 3: invalid type: string "409", expected u16
+        [[route]] ; methods = []
+          line 2: `methods` must name at least one method
+        [[route]] ; methods = ["POST", "GET"]
+          line 2: `methods` must not name GET, which is safe to retry by itself (RFC 9110 section 9.2.1)
+        [[route]] ; key = "member"
+          line 2: `key = "member"` needs `key_member`, a JSON Pointer such as "/orderId"
+        [[route]] ; fingerprint = "members"
+          line 2: `fingerprint = "members"` needs `fingerprint_members`, a list of JSON Pointers
+        [[route]] ; effect_happened = ["404"] ; effect_none = ["404"]
+          line 2: status 404 is named by more than one of effect_happened, effect_none, effect_unknown
+        [[route]] ; effect_happened = ["2xx", "4xx"]
+          line 2: status 400 is named by more than one of effect_happened, effect_none, effect_unknown
+        [[route]] ; effect_none = ["400-499"] ; effect_unknown = ["450-550"]
+          line 2: status 450 is named by more than one of effect_happened, effect_none, effect_unknown
+        [[route]] ; execution_max = "0s"
+          line 2: `execution_max` must be more than zero
+        [[route]] ; request_read_max = "0s"
+          line 2: `request_read_max` must be more than zero
+        [[route]] ; replay_for = "0s"
+          line 2: `replay_for` must be more than zero
+        [[route]] ; remember_for = "1h"
+          line 2: `remember_for` must be at least `replay_for`
+        [[route]] ; execution_max = "2h" ; replay_for = "1h" ; remember_for = "1h"
+          line 2: `remember_for` must be at least `execution_max` + `grace`
+        [[route]] ; unknown_for = "30s"
+          line 2: `unknown_for` must be at least `execution_max` + `grace`, or a running claim would be forgotten
+        [[route]] ; key_bytes_max = 0
+          line 2: `key_bytes_max` must be more than zero
+        [[route]] ; request_body_bytes_max = "65 MiB"
+          line 2: `request_body_bytes_max` must be at most 64 MiB, since the content is held in memory
+        [[route]] ; reply_body_bytes_max = "17 MiB"
+          line 2: `reply_body_bytes_max` must be at most 16 MiB, since a kept reply is one record
+        [[route]] ; path = "/a" ;  ; [[route]] ; path = "/b" ; methods = []
+          line 4: `methods` must name at least one method
+        [defaults] ; path = "/a"
+          line 2: `path` belongs to a [[route]], not to [defaults]
+        [defaults] ; methods = []
+          line 2: `methods` must name at least one method"#]].assert_eq(&shown.join("\n"));
+}

@@ -1,0 +1,200 @@
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use semel_core::{
+    fingerprint::Fingerprint,
+    record::{DecodeError, FORMAT, Kept, Phase, Record, Reply},
+};
+
+/// The bytes of a record are as reviewed, and read back as the record.
+fn check(record: &Record, expected: &Expect) {
+    let bytes = encode(record);
+    let mut dump = String::new();
+    for line in bytes.chunks(16) {
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text: String =
+            line.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' }).collect();
+        writeln!(dump, "{:<47}  {text}", hex.join(" ")).expect("a string takes everything");
+    }
+    expected.assert_eq(&dump);
+    assert_eq!(Record::decode(bytes.clone()).as_ref(), Ok(record));
+    for len in 0..bytes.len() {
+        let cut = Record::decode(bytes.slice(..len));
+        assert!(matches!(cut, Err(DecodeError::Malformed(_))), "{len} of {} bytes gave {cut:?}", bytes.len());
+    }
+    let trailing: Bytes = bytes.iter().copied().chain([0]).collect();
+    assert_eq!(Record::decode(trailing), Err(DecodeError::Malformed("trailing bytes")));
+    for newer in [FORMAT + 1, u8::MAX] {
+        let bytes: Bytes = [newer].into_iter().chain(bytes[1..].iter().copied()).collect();
+        assert_eq!(Record::decode(bytes), Err(DecodeError::NewerFormat { found: newer, known: FORMAT }));
+    }
+    let older: Bytes = [0].into_iter().chain(bytes[1..].iter().copied()).collect();
+    assert_eq!(Record::decode(older), Err(DecodeError::Malformed("format version")));
+}
+
+fn encode(record: &Record) -> Bytes {
+    let mut out = BytesMut::new();
+    record.encode(&mut out);
+    out.freeze()
+}
+
+fn record(phase: Phase) -> Record {
+    let digest: [u8; Fingerprint::LEN] = std::array::from_fn(|i| u8::try_from(i).expect("thirty-two"));
+    Record {
+        fingerprint: Fingerprint::from_bytes(digest),
+        attempt: 0x0102_0304,
+        phase,
+        retention: Duration::from_hours(720),
+    }
+}
+
+#[test]
+fn bytes_of_a_record_in_flight() {
+    check(
+        &record(Phase::InFlight { lease: Duration::from_secs(35) }),
+        &expect![[r#"
+        01 01 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 b8 88  ........~.......
+        00 00 00 00 00 00                                ......
+    "#]],
+    );
+}
+
+#[test]
+fn bytes_of_an_unknown_record() {
+    check(
+        &record(Phase::Unknown),
+        &expect![[r#"
+        01 02 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00        ........~.....
+    "#]],
+    );
+}
+
+#[test]
+fn bytes_of_a_completed_record_without_its_reply() {
+    let kept = Kept::Omitted { status: 201 };
+    check(
+        &record(Phase::Completed { kept, replay_for: Duration::from_hours(24) }),
+        &expect![[r#"
+        01 04 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
+        26 05 00 00 00 00 c9 00                          &.......
+    "#]],
+    );
+}
+
+#[test]
+fn bytes_of_a_completed_record_with_its_reply() {
+    let field = |name: &'static str, value: &'static [u8]| (Bytes::from(name), Bytes::from_static(value));
+    let reply = Reply {
+        status: 303,
+        headers: vec![field("location", b"/orders/1"), field("warning", b""), field("warning", b"\xe9")],
+        content: Bytes::from_static(b"\x00\xff{}"),
+    };
+    let kept = Kept::Reply(Arc::new(reply));
+    check(
+        &record(Phase::Completed { kept, replay_for: Duration::from_hours(24) }),
+        &expect![[r#"
+        01 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
+        26 05 00 00 00 00 2f 01 03 00 00 00 08 00 00 00  &...../.........
+        6c 6f 63 61 74 69 6f 6e 09 00 00 00 2f 6f 72 64  location..../ord
+        65 72 73 2f 31 07 00 00 00 77 61 72 6e 69 6e 67  ers/1....warning
+        00 00 00 00 07 00 00 00 77 61 72 6e 69 6e 67 01  ........warning.
+        00 00 00 e9 04 00 00 00 00 ff 7b 7d              ..........{}
+    "#]],
+    );
+}
+
+#[test]
+fn bytes_of_an_empty_reply() {
+    let kept = Kept::Reply(Arc::new(Reply { status: 204, headers: Vec::new(), content: Bytes::new() }));
+    check(
+        &record(Phase::Completed { kept, replay_for: Duration::ZERO }),
+        &expect![[r#"
+        01 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 00  ........~.......
+        00 00 00 00 00 00 cc 00 00 00 00 00 00 00 00 00  ................
+    "#]],
+    );
+}
+
+#[test]
+fn an_unknown_phase_and_a_wild_count_are_damage() {
+    let mut bytes = encode(&record(Phase::Unknown)).to_vec();
+    for tag in (0..=u8::MAX).filter(|tag| !(1..=4).contains(tag)) {
+        bytes[1] = tag;
+        assert_eq!(Record::decode(bytes.clone().into()), Err(DecodeError::Malformed("phase tag")));
+    }
+    let kept = Kept::Reply(Arc::new(Reply { status: 204, headers: Vec::new(), content: Bytes::new() }));
+    let mut bytes = encode(&record(Phase::Completed { kept, replay_for: Duration::ZERO })).to_vec();
+    let count_at = bytes.len() - 8;
+    bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(Record::decode(bytes.into()), Err(DecodeError::Malformed("header count")));
+}
+
+/// Whole milliseconds, as policies have them.
+fn duration() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(0), 0..100_000_000_000u64, Just(u64::MAX)].prop_map(Duration::from_millis)
+}
+
+fn bytes(len_max: usize) -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..len_max).prop_map(Bytes::from)
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let reply = (any::<u16>(), prop::collection::vec((bytes(20), bytes(40)), 0..6), bytes(200))
+        .prop_map(|(status, headers, content)| Kept::Reply(Arc::new(Reply { status, headers, content })));
+    let kept = prop_oneof![reply, any::<u16>().prop_map(|status| Kept::Omitted { status })];
+    let phase = prop_oneof![
+        duration().prop_map(|lease| Phase::InFlight { lease }),
+        Just(Phase::Unknown),
+        (kept, duration()).prop_map(|(kept, replay_for)| Phase::Completed { kept, replay_for }),
+    ];
+    (any::<[u8; Fingerprint::LEN]>(), any::<u32>(), phase, duration()).prop_map(
+        |(digest, attempt, phase, retention)| Record {
+            fingerprint: Fingerprint::from_bytes(digest),
+            attempt,
+            phase,
+            retention,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_record_reads_back_as_it_was_written(record in any_record()) {
+        prop_assert_eq!(Record::decode(encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn any_bytes_are_a_record_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0..3u8, tag in 0..6u8) {
+        let _ = Record::decode(bytes.clone().into());
+        if bytes.len() >= 2 {
+            bytes[0] = format;
+            bytes[1] = tag;
+            if let Ok(record) = Record::decode(bytes.clone().into()) {
+                // Whatever decodes has one form only.
+                prop_assert_eq!(&encode(&record)[..], &bytes[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_only_ever_loses_with_age(record in any_record(), younger in duration(), older in duration()) {
+        let (younger, older) = (younger.min(older), younger.max(older));
+        let at = |age| record.clone().at_age(age);
+        prop_assert_eq!(at(older), at(younger).and_then(|record| record.at_age(older)));
+        prop_assert_eq!(at(older).is_none(), older >= record.retention);
+        let trimmed = record.trims_at().is_some_and(|trims_at| older >= trims_at);
+        prop_assert_eq!(at(older).is_some_and(|left| left != record), trimmed && older < record.retention);
+    }
+}
