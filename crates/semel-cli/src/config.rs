@@ -371,7 +371,7 @@ impl GatewaySettings {
             log: self.log.unwrap_or(LogForm::Text),
             log_filter: self.log_filter.unwrap_or_else(|| "info".to_owned()),
             threads: self.threads.map_or_else(cores, |count| count.0),
-            connections_max: count(self.connections_max, 10_000),
+            connections_max: count(self.connections_max, 8_192),
             header_read_max: seconds(self.header_read_max, 60),
             upstream_connections_max: count(self.upstream_connections_max, 1_024),
             // Node's servers, the most common ones with a short limit, close an idle connection after 5 s.

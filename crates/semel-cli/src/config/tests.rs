@@ -342,7 +342,7 @@ fn every_setting_is_shown() {
         log = "text"                                    # text, json
         log_filter = "info"                             # such as info, debug, warn, semel::exchange=debug,info
         threads = 2                                     # that serve clients; by default one per core
-        connections_max = 10000                         # client connections at once
+        connections_max = 8192                          # client connections at once
         header_read_max = "60s"                         # from connecting, or the last response, to a whole header section
         upstream_connections_max = 1024                 # connections to the origin at once
         upstream_idle_max = "4s"                        # an idle one is kept; less than the origin keeps it
