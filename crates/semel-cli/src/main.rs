@@ -1,2 +1,183 @@
 //! The command line of Semel.
-fn main() {}
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use semel_core::{key::Presence, policy::Preset};
+
+use crate::config::{
+    AddressText, AdminText, Config, ConfigError, GatewaySettings, LogForm, OriginText, PolicyFlags, StoreKind,
+};
+
+mod config;
+mod demo;
+mod serve;
+
+/// Everything went as it should.
+const SUCCESS: u8 = 0;
+/// Something failed while running.
+const FAILURE: u8 = 1;
+/// The command line or the configuration is wrong; clap uses the same number.
+const USAGE: u8 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  failure while running
+  2  wrong command line or configuration";
+
+/// Makes write requests to any HTTP API safe to retry: at most one effect per idempotency key, and a truthful answer.
+#[derive(Parser)]
+#[command(name = "semel", version, after_help = EXIT_CODES, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(Box<Serve>),
+    /// See a naive API double-charged by retries, and the same API behind Semel not.
+    Demo(demo::Args),
+    /// The naive API of the demo.
+    #[command(hide = true)]
+    DemoOrigin(demo::origin::Args),
+    /// Checks a configuration, or shows every setting with its default.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Runs the gateway in front of an HTTP API.
+///
+/// Without a configuration file it covers POST and PATCH on every path. A request with the header Idempotency-Key is
+/// executed at most once; a retry with the same key gets the reply of the first. Everything else passes through.
+#[derive(Args)]
+#[command(after_help = SERVE_HELP)]
+struct Serve {
+    /// The configuration file (see `semel config show`); flags beat it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<AddressText>,
+    /// The origin: the API to protect, such as http://127.0.0.1:3000
+    #[arg(long, value_name = "URL")]
+    upstream: Option<OriginText>,
+    /// The folder of records and secret [default: ./semel-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where records live; `memory` forgets everything when the process ends
+    #[arg(long, value_name = "KIND", hide = true)]
+    store: Option<StoreKind>,
+    /// Where operators connect: health, readiness, the published policy [default: off]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<AdminText>,
+    /// The vendor whose behaviour every route starts from: ietf, stripe [default: ietf]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// Refuse covered requests without a key, whatever the file says
+    #[arg(long)]
+    require_key: bool,
+    /// How log lines are written [default: text]
+    #[arg(long, value_name = "FORM")]
+    log_form: Option<LogForm>,
+    /// Which log lines are written, such as info, debug, semel::exchange=debug,info [default: info]
+    #[arg(long, value_name = "FILTER", env = "SEMEL_LOG")]
+    log: Option<String>,
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  semel serve --upstream http://127.0.0.1:3000
+      protects the API on port 3000; clients use http://127.0.0.1:8080
+  curl -i http://127.0.0.1:8080/payments -H 'Idempotency-Key: \"7f1c-1\"' -d '{\"amount\": 100}'
+      send it twice: the second reply is the first one, marked Idempotent-Replayed: true
+  semel serve --upstream http://127.0.0.1:3000 --admin 127.0.0.1:9090
+  curl http://127.0.0.1:9090/.well-known/idempotency
+      what is covered, how long keys are remembered, which statuses mean what
+  semel config show > semel.toml; semel serve --config semel.toml
+      from every default in one file to your own
+
+SIGTERM and SIGINT stop accepting, finish what runs (at most drain_max, 30s), and exit 0. A second one exits at once.
+
+Exit codes:
+  0  stopped when asked to, and everything that ran was finished
+  1  could not start or go on, or something was still running when drain_max was over
+  2  wrong command line or configuration";
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Reads FILE and says what is wrong with it, and where.
+    #[command(
+        after_help = "Examples:\n  semel config check semel.toml\n\nExit codes:\n  0  semel serve would accept it\n  2  it would not"
+    )]
+    Check {
+        /// The configuration file
+        file: PathBuf,
+    },
+    /// Prints every setting with its value, as a configuration file.
+    #[command(
+        after_help = "Examples:\n  semel config show > semel.toml\n  semel config show --preset stripe\n  semel config show --config semel.toml     (what a short file amounts to)"
+    )]
+    Show {
+        /// The configuration file to complete
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The preset to start from
+        #[arg(long, value_name = "NAME")]
+        preset: Option<Preset>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(flags) => serve(*flags),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
+        Command::Config(command) => config(command),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("semel: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILURE })
+        }
+    }
+}
+
+fn serve(flags: Serve) -> anyhow::Result<u8> {
+    let settings = GatewaySettings {
+        listen: flags.listen,
+        upstream: flags.upstream,
+        data: flags.data,
+        store: flags.store,
+        admin: flags.admin,
+        log: flags.log_form,
+        log_filter: flags.log,
+        ..GatewaySettings::default()
+    };
+    let policy = PolicyFlags { preset: flags.preset, key_presence: flags.require_key.then_some(Presence::Required) };
+    let config = Config::load(flags.config.as_deref(), settings, &policy)?;
+    Ok(match serve::run(config)? {
+        serve::Ended::Drained => SUCCESS,
+        serve::Ended::CutOff => FAILURE,
+    })
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<u8> {
+    match command {
+        ConfigCommand::Check { file } => {
+            let config = Config::load(Some(&file), GatewaySettings::default(), &PolicyFlags::default())?;
+            println!("{}: fine; it covers {} route(s)", file.display(), config.policy.routes().len());
+            if config.gateway.upstream.is_none() {
+                println!("It names no origin: give gateway.upstream, or `semel serve --upstream URL`.");
+            }
+        }
+        ConfigCommand::Show { config, preset } => {
+            let flags = PolicyFlags { preset, key_presence: None };
+            let config = Config::load(config.as_deref(), GatewaySettings::default(), &flags)?;
+            print!("{}", config::show(&config));
+        }
+    }
+    Ok(SUCCESS)
+}

@@ -5,11 +5,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use http::{HeaderMap, Method, header};
 
 use crate::{
-    fingerprint::{Fingerprint, FingerprintRule, Request, string_member},
+    fingerprint::{Fingerprint, FingerprintRule, Member, Request, string_member},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
     scope::{Principal, RecordKey, Scope, Secret},
-    wire::{IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT},
+    wire::{IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
 };
 
 /// The part of a request that is there before its content.
@@ -61,6 +61,10 @@ pub struct Covered {
     pub record_key: RecordKey,
     /// What tells it from another request under the same key.
     pub fingerprint: Fingerprint,
+    /// Where the resource is that a client-supplied id names.
+    pub resource: Option<String>,
+    /// What the caller should mend.
+    pub warning: Option<Warning>,
 }
 
 /// Judges a request before its content is read. `now` is the time since the Unix epoch by the caller's clock; it
@@ -73,8 +77,8 @@ pub fn admit(policy: &Policy, head: &Head<'_>, now: Duration) -> Admission {
     };
     let refuse = |problem: Problem| Admission::Refuse(Refused { route: Arc::clone(route), problem });
     let key = match &route.key {
-        KeyRule::Header { name, grammar, form, presence } => {
-            match Key::from_header(head.headers, name, *grammar, *form, route.key_bytes_max) {
+        KeyRule::Header { name, grammar, form, presence, attempt_suffix } => {
+            match Key::from_header(head.headers, name, *grammar, *form, *attempt_suffix, route.key_bytes_max) {
                 Ok(Some(key)) => Some(key),
                 Ok(None) if *presence == Presence::Optional => return Admission::Pass(Some(KeyStatus::Absent)),
                 Ok(None) => {
@@ -116,14 +120,23 @@ impl Admitted {
     }
 
     /// Derives scope, key and fingerprint from the complete request.
-    pub fn cover(self, policy: &Policy, secret: &Secret, head: &Head<'_>, content: &[u8]) -> Result<Covered, Refused> {
+    ///
+    /// `Ok(None)`: the content has no key, and the route lets that pass unprotected.
+    pub fn cover(
+        self,
+        policy: &Policy,
+        secret: &Secret,
+        head: &Head<'_>,
+        content: &[u8],
+    ) -> Result<Option<Covered>, Refused> {
         let Admitted { route, key } = self;
         let key = match (&route.key, key) {
             (KeyRule::Header { .. }, Some(key)) => Ok(key),
             (KeyRule::Header { .. }, None) => unreachable!("admit refuses or passes a request without a header key"),
-            (KeyRule::Member { pointer, grammar }, _) => match string_member(content, pointer) {
-                Some(text) => Key::from_member(text, *grammar, route.key_bytes_max),
-                None => Err(KeyError::Member(pointer.as_str().to_owned())),
+            (KeyRule::Member { pointer, grammar, presence }, _) => match (string_member(content, pointer), presence) {
+                (Member::Text(text), _) => Key::from_member(text, *grammar, route.key_bytes_max),
+                (Member::Absent, Presence::Optional) => return Ok(None),
+                (Member::Absent | Member::Other, _) => Err(KeyError::Member(pointer.as_str().to_owned())),
             },
             (KeyRule::Operation, _) => operation_key(&route.fingerprint, content),
         };
@@ -153,7 +166,9 @@ impl Admitted {
         };
         let record_key = RecordKey::of(secret, &scope, &key);
         let fingerprint = Fingerprint::of(secret, &route.fingerprint, &request);
-        Ok(Covered { route, record_key, fingerprint })
+        let resource = route.resource.as_ref().map(|template| template.replace("{key}", key.as_str()));
+        let warning = key.is_stem().then_some(Warning::AttemptSuffix);
+        Ok(Some(Covered { route, record_key, fingerprint, resource, warning }))
     }
 }
 
@@ -161,8 +176,11 @@ impl Admitted {
 fn operation_key(rule: &FingerprintRule, content: &[u8]) -> Result<Key, KeyError> {
     if let FingerprintRule::Members(pointers) = rule {
         for pointer in pointers {
-            if string_member(content, pointer).is_none_or(|text| text.trim().is_empty()) {
-                return Err(KeyError::Member(pointer.as_str().to_owned()));
+            match string_member(content, pointer) {
+                Member::Text(text) if !text.trim().is_empty() => {}
+                Member::Text(_) | Member::Absent | Member::Other => {
+                    return Err(KeyError::Member(pointer.as_str().to_owned()));
+                }
             }
         }
     }

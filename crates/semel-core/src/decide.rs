@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     fingerprint::Fingerprint,
     planted::{Bug, planted},
-    policy::{OnCompleted, OnExpired, OnUnknown, RoutePolicy},
+    policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown, RoutePolicy},
     record::{Kept, Phase, Reply},
     register::Found,
     wire::{ProblemType, Warning},
@@ -20,6 +20,8 @@ pub struct Rules {
     pub on_completed: OnCompleted,
     /// See [`RoutePolicy::on_expired`].
     pub on_expired: OnExpired,
+    /// See [`RoutePolicy::on_mismatch`].
+    pub on_mismatch: OnMismatch,
     /// See [`RoutePolicy::mismatch`].
     pub mismatch: ProblemType,
     /// See [`RoutePolicy::lease`].
@@ -40,6 +42,7 @@ impl From<&RoutePolicy> for Rules {
             on_unknown: route.on_unknown,
             on_completed: route.on_completed,
             on_expired: route.on_expired,
+            on_mismatch: route.on_mismatch,
             mismatch: route.mismatch(),
             lease: route.lease(),
             wait_max: route.wait_max,
@@ -91,22 +94,38 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
         return Decision::TakeOver { attempt: 1, warning: Some(Warning::Expired) };
     }
     if record.fingerprint != fingerprint && !planted(Bug::PhaseBeforeFingerprint) {
-        return Decision::Mismatch;
+        return match (rules.on_mismatch, &record.phase) {
+            (OnMismatch::Replay, Phase::Completed { kept, .. }) => completed(rules, kept),
+            (OnMismatch::Replay, Phase::InFlight { lease }) if found.age < *lease && !found.abandoned => {
+                Decision::InFlight
+            }
+            // Never executed over an outcome that belongs to another request.
+            (OnMismatch::Replay | OnMismatch::Refuse, _) => Decision::Mismatch,
+        };
     }
     match &record.phase {
-        Phase::InFlight { lease } if found.age < *lease && !found.abandoned => Decision::InFlight,
+        Phase::InFlight { lease } if found.age < *lease && (!found.abandoned || planted(Bug::AbandonedIsInFlight)) => {
+            Decision::InFlight
+        }
         Phase::InFlight { .. } if planted(Bug::LeaseOverIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::Unknown if planted(Bug::UnknownIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::InFlight { .. } | Phase::Unknown => match rules.on_unknown {
             OnUnknown::Refuse => Decision::OutcomeUnknown,
+            OnUnknown::Reexecute | OnUnknown::ForwardKey if planted(Bug::TakeOverForgetsAttempt) => {
+                Decision::TakeOver { attempt: 1, warning: None }
+            }
             OnUnknown::Reexecute | OnUnknown::ForwardKey => {
                 Decision::TakeOver { attempt: record.attempt.saturating_add(1), warning: None }
             }
         },
-        Phase::Completed { kept, .. } => match (rules.on_completed, kept) {
-            (OnCompleted::Conflict, kept) => Decision::Exists { original_status: kept.status() },
-            (OnCompleted::Replay, Kept::Omitted { status }) => Decision::ReplyGone { original_status: *status },
-            (OnCompleted::Replay, Kept::Reply(reply)) => Decision::Replay(Arc::clone(reply)),
-        },
+        Phase::Completed { kept, .. } => completed(rules, kept),
+    }
+}
+
+fn completed(rules: &Rules, kept: &Kept) -> Decision {
+    match (rules.on_completed, kept) {
+        (OnCompleted::Conflict, kept) => Decision::Exists { original_status: kept.status() },
+        (OnCompleted::Replay, Kept::Omitted { status }) => Decision::ReplyGone { original_status: *status },
+        (OnCompleted::Replay, Kept::Reply(reply)) => Decision::Replay(Arc::clone(reply)),
     }
 }

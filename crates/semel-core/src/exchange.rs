@@ -146,7 +146,18 @@ impl Exchange {
             State::Settling { executed, attempt, warning } => match executed {
                 Executed::Replied { effect: Effect::Happened, .. } => self.on_kept(swapped, warning),
                 // Nothing was to be kept, so whoever holds the record now is no concern of this exchange.
-                executed if !planted(Bug::FencedIgnoresRelease) => self.end(own(&executed, attempt, warning)),
+                executed if !planted(Bug::FencedIgnoresRelease) => {
+                    self.end(match (own(&executed, attempt, warning), swapped) {
+                        // Freed with a lost answer and claimed anew, or taken over and perhaps executed by another: from
+                        // here the two look alike.
+                        (Answer::Own { status: Some(KeyStatus::Released), warning }, Swapped::Found(_))
+                            if !planted(Bug::FencedSaysReleased) =>
+                        {
+                            Answer::Own { status: Some(KeyStatus::Unkept), warning }
+                        }
+                        (told, _) => told,
+                    })
+                }
                 executed => match swapped {
                     Swapped::Found(found) => self.fenced(&found, warning),
                     Swapped::Done | Swapped::Absent => self.end(own(&executed, attempt, warning)),
@@ -170,7 +181,9 @@ impl Exchange {
                 self.end(Answer::Own { status, warning })
             }
             // The record stays in flight, so the key is not free however true it is that nothing happened.
-            State::Settling { executed: Executed::Replied { .. }, warning, .. } => {
+            State::Settling { executed: Executed::Replied { .. }, warning, .. }
+                if !planted(Bug::UnsettledIsReleased) =>
+            {
                 self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
             }
             State::Settling { executed, attempt, warning } => self.end(own(&executed, attempt, warning)),
@@ -201,7 +214,8 @@ impl Exchange {
 
     /// The wait is over: the record changed, or the time is up. `elapsed` is how long it took.
     pub fn on_waited(&mut self, elapsed: Duration) -> Step {
-        self.waited += elapsed.max(WAIT_MIN);
+        let spent = if planted(Bug::WaitIsFree) { elapsed } else { elapsed.max(WAIT_MIN) };
+        self.waited = self.waited.saturating_add(spent);
         self.claims_left = CLAIMS_MAX;
         self.claim(None, 1, None)
     }
@@ -209,6 +223,10 @@ impl Exchange {
     fn claim(&mut self, expect: Option<Stamp>, attempt: u32, warning: Option<Warning>) -> Step {
         // A key that changes hands faster than it can be claimed is in flight, for all this request can tell.
         let Some(claims_left) = self.claims_left.checked_sub(1) else { return self.refuse(ProblemType::InFlight) };
+        // So is one that was waited for so often that stamps would repeat. The last write is for the settle.
+        if self.writes >= u16::MAX - 1 {
+            return self.refuse(ProblemType::InFlight);
+        }
         self.claims_left = claims_left;
         let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
         self.state = State::Claiming { attempt, stamp: put.stamp, warning };
@@ -216,13 +234,17 @@ impl Exchange {
     }
 
     fn put(&mut self, attempt: u32, phase: Phase) -> Put {
-        self.writes += 1;
+        if !planted(Bug::StampRepeats) || self.writes == 0 {
+            self.writes += 1;
+        }
         let retention = match phase {
             Phase::InFlight { .. } | Phase::Unknown => self.rules.unknown_for,
             Phase::Completed { .. } => self.rules.remember_for,
         };
         let stamp = Stamp { exchange: self.id, write: self.writes };
-        Put { stamp, record: Record { fingerprint: self.fingerprint, attempt, phase, retention } }
+        let is_forgotten = planted(Bug::SettleForgetsFingerprint) && !matches!(phase, Phase::InFlight { .. });
+        let fingerprint = if is_forgotten { Fingerprint::from_bytes([0; Fingerprint::LEN]) } else { self.fingerprint };
+        Put { stamp, record: Record { fingerprint, attempt, phase, retention } }
     }
 
     fn judge(&mut self, found: &Found) -> Step {
@@ -266,16 +288,16 @@ impl Exchange {
         }
     }
 
-    /// Another attempt took the record over, and what it settles is what counts (I5).
+    /// Another attempt took the record over, and the reply it settled is the one that counts (I5). While there is none, the
+    /// reply of this execution is all that is known, and true; only it is not what is remembered.
     fn fenced(&mut self, found: &Found, warning: Option<Warning>) -> Step {
         match &found.record.phase {
             Phase::Completed { kept: Kept::Reply(reply), .. } => self.end(Answer::Replay(Arc::clone(reply))),
-            // The effect happened and the reply of this execution is true; only it is not what is remembered.
-            Phase::Completed { kept: Kept::Omitted { .. }, .. } => {
+            Phase::InFlight { .. } if planted(Bug::FencedRefuses) => self.refuse(ProblemType::InFlight),
+            Phase::Unknown if planted(Bug::FencedRefuses) => self.refuse(ProblemType::OutcomeUnknown),
+            Phase::Completed { kept: Kept::Omitted { .. }, .. } | Phase::InFlight { .. } | Phase::Unknown => {
                 self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
             }
-            Phase::InFlight { .. } => self.refuse(ProblemType::InFlight),
-            Phase::Unknown => self.refuse(ProblemType::OutcomeUnknown),
         }
     }
 
@@ -318,3 +340,101 @@ fn problem(kind: ProblemType) -> Problem {
 
 /// The value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown};
+
+    const RULES: Rules = Rules {
+        on_unknown: OnUnknown::Reexecute,
+        on_completed: OnCompleted::Replay,
+        on_expired: OnExpired::Refuse,
+        on_mismatch: OnMismatch::Refuse,
+        mismatch: ProblemType::KeyReused,
+        lease: Duration::from_secs(35),
+        wait_max: Duration::ZERO,
+        replay_for: Duration::from_hours(24),
+        remember_for: Duration::from_hours(720),
+        unknown_for: Duration::from_hours(720),
+    };
+    const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
+
+    fn open(rules: Rules) -> Exchange {
+        Exchange::open(rules, FINGERPRINT, ExchangeId(1)).0
+    }
+
+    /// What the store finds when another exchange took the record over.
+    fn taken_over(phase: Phase) -> Swapped {
+        let stamp = Stamp { exchange: ExchangeId(2), write: 2 };
+        let record = Record { fingerprint: FINGERPRINT, attempt: 2, phase, retention: RULES.unknown_for };
+        Swapped::Found(Found { stamp, age: Duration::ZERO, abandoned: false, record })
+    }
+
+    fn replied(effect: Effect) -> Executed {
+        let reply = Reply { status: 201, headers: Vec::new(), content: Bytes::new() };
+        Executed::Replied { kept: Kept::Reply(Arc::new(reply)), effect }
+    }
+
+    /// Claims, executes, and finds at the settle that the record was taken over.
+    fn fenced_by(phase: Phase, executed: Executed) -> Answer {
+        let mut exchange = open(RULES);
+        let Step::Execute(permit) = exchange.on_swapped(Swapped::Done) else { panic!("a confirmed claim executes") };
+        exchange.on_executed(permit, executed);
+        let Step::Answer(answer) = exchange.on_swapped(taken_over(phase)) else { panic!("a settle is the last swap") };
+        answer
+    }
+
+    #[test]
+    fn a_fenced_effect_that_happened_is_never_told_as_unknown() {
+        for phase in [Phase::Unknown, Phase::InFlight { lease: RULES.lease }] {
+            let answer = fenced_by(phase, replied(Effect::Happened));
+            assert_eq!(answer, Answer::Own { status: Some(KeyStatus::Unkept), warning: None });
+        }
+    }
+
+    #[test]
+    fn a_fenced_writer_never_says_that_the_key_is_free() {
+        let completed = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: RULES.replay_for };
+        for phase in [Phase::Unknown, Phase::InFlight { lease: RULES.lease }, completed] {
+            let answer = fenced_by(phase, replied(Effect::None));
+            assert_eq!(answer, Answer::Own { status: Some(KeyStatus::Unkept), warning: None });
+        }
+    }
+
+    #[test]
+    fn a_waiter_gives_up_before_its_stamps_repeat() {
+        let mut exchange = open(Rules { wait_max: Duration::from_hours(24), ..RULES });
+        let found = || taken_over(Phase::InFlight { lease: RULES.lease });
+        let mut step = exchange.on_swapped(found());
+        let mut last = Stamp { exchange: exchange.id(), write: 1 };
+        let answer = loop {
+            step = match step {
+                Step::Swap(swap) => {
+                    let stamp = swap.put.expect("a claim puts").stamp;
+                    assert!(stamp.write > last.write, "{stamp:?} came after {last:?}");
+                    last = stamp;
+                    exchange.on_swapped(found())
+                }
+                Step::Wait { .. } => exchange.on_waited(Duration::ZERO),
+                Step::Execute(_) => panic!("nothing was claimed"),
+                Step::Answer(answer) => break answer,
+            };
+        };
+        let Answer::Refuse(problem) = answer else { panic!("a waiter that gives up is refused") };
+        assert_eq!((problem.kind, last.write), (ProblemType::InFlight, u16::MAX - 1));
+    }
+
+    #[test]
+    fn the_longest_wait_does_not_overflow() {
+        let mut exchange = open(Rules { wait_max: Duration::MAX, ..RULES });
+        for _ in 0..2 {
+            let step = exchange.on_swapped(taken_over(Phase::InFlight { lease: RULES.lease }));
+            if matches!(step, Step::Wait { .. }) {
+                exchange.on_waited(Duration::MAX);
+            }
+        }
+    }
+}

@@ -20,13 +20,17 @@ pub enum KeyRule {
         form: Form,
         /// Whether a request without it is refused or passed through.
         presence: Presence,
+        /// What an attempt number at the end of the key means.
+        attempt_suffix: AttemptSuffix,
     },
-    /// A member of the JSON content: a client-supplied resource id (E2). A request without it is refused.
+    /// A member of the JSON content: a client-supplied resource id (E2).
     Member {
         /// Where in the content.
         pointer: Pointer,
         /// Which values are keys.
         grammar: Grammar,
+        /// Whether a request without it is refused or passed through.
+        presence: Presence,
     },
     /// The operation itself, that is its resolved path: a slot that is filled once (E38). The fingerprint says with what.
     Operation,
@@ -70,6 +74,18 @@ pub enum Presence {
     Required,
 }
 
+/// What an attempt number at the end of a key means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttemptSuffix {
+    /// Nothing: it is part of the key.
+    #[default]
+    Literal,
+    /// `<stem>-attempt-<n>` is looked up by its stem, so that a client that counts its attempts in the key still has one
+    /// operation (Q1); it is warned.
+    Stem,
+}
+
 /// A JSON Pointer (RFC 6901) to a member, such as `/orderId`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Pointer(String);
@@ -109,6 +125,7 @@ impl<'de> Deserialize<'de> for Pointer {
 pub struct Key {
     kind: Kind,
     text: String,
+    is_stem: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -173,6 +190,7 @@ impl Key {
         name: &HeaderName,
         grammar: Grammar,
         form: Form,
+        attempt_suffix: AttemptSuffix,
         key_bytes_max: usize,
     ) -> Result<Option<Key>, KeyError> {
         let mut lines = headers.get_all(name).iter();
@@ -192,7 +210,11 @@ impl Key {
             }
             Some(_) => return Err(KeyError::Characters),
         };
-        Key::canonical(Kind::Header, text, grammar, key_bytes_max).map(Some)
+        let key = Key::canonical(Kind::Header, text, grammar, key_bytes_max)?;
+        Ok(Some(match attempt_suffix {
+            AttemptSuffix::Literal => key,
+            AttemptSuffix::Stem => key.into_stem(),
+        }))
     }
 
     /// Takes the text of a member of the content as the key.
@@ -202,7 +224,28 @@ impl Key {
 
     /// The operation itself.
     pub(crate) fn operation() -> Key {
-        Key { kind: Kind::Operation, text: String::new() }
+        Key { kind: Kind::Operation, text: String::new(), is_stem: false }
+    }
+
+    /// The key without `-attempt-<n>`, if that is how it ends.
+    fn into_stem(self) -> Key {
+        let stem = self.text.rsplit_once("-attempt-").filter(|(stem, number)| {
+            !stem.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+        });
+        match stem {
+            Some((stem, _)) => Key { kind: self.kind, text: stem.to_owned(), is_stem: true },
+            None => self,
+        }
+    }
+
+    /// Whether the key was sent with an attempt number that was taken off.
+    pub fn is_stem(&self) -> bool {
+        self.is_stem
+    }
+
+    /// The key as text, for the address of the resource that a client-supplied id names.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
     }
 
     fn canonical(kind: Kind, text: String, grammar: Grammar, key_bytes_max: usize) -> Result<Key, KeyError> {
@@ -226,7 +269,7 @@ impl Key {
         // One UUID is one key however it is spelled: case, braces, urn (Q25). Whoever sends the same one in two
         // spellings for two operations is told key-reused, not given a second effect.
         let text = uuid.map_or(text, |uuid| uuid.hyphenated().to_string());
-        Ok(Key { kind, text })
+        Ok(Key { kind, text, is_stem: false })
     }
 
     /// When the key was minted, as time since the Unix epoch, if it is a UUID of version 7.

@@ -32,6 +32,54 @@ pub(crate) enum Bug {
     BlindTakeOver,
     /// The settle of a completed execution does not say which stamp it replaces.
     BlindSettle,
+    /// A fenced writer whose execution had no effect says that the key is free, although another holds it.
+    FencedSaysReleased,
+    /// The key is told to be free although the store never confirmed the release.
+    UnsettledIsReleased,
+    /// A fenced writer whose effect happened tells a refusal, as if it had executed nothing.
+    FencedRefuses,
+    /// Two writes of one exchange bear the same stamp: the store takes the second for a repetition of the first.
+    StampRepeats,
+    /// A wait that ends at once uses up nothing, so a driver that wakes at once loops.
+    WaitIsFree,
+    /// What is settled does not bear the fingerprint of the request.
+    SettleForgetsFingerprint,
+    /// A take-over counts as a first execution.
+    TakeOverForgetsAttempt,
+    /// A record whose writer is known to be dead still counts as in flight.
+    AbandonedIsInFlight,
+    /// A store forgets that its own stamp is its own: a repeated swap is told that somebody else was there.
+    StoreForgetsStampRule,
+}
+
+#[cfg(test)]
+impl Bug {
+    /// All of them.
+    pub(crate) const ALL: [Bug; 23] = [
+        Bug::PhaseBeforeFingerprint,
+        Bug::FailOpen,
+        Bug::UnknownIsNotSent,
+        Bug::LeaseOverIsFree,
+        Bug::UnknownIsFree,
+        Bug::FencedTellsOwn,
+        Bug::FencedIgnoresRelease,
+        Bug::FencedIgnoresFingerprint,
+        Bug::ReleaseAfterTakeOver,
+        Bug::WaiterExecutes,
+        Bug::ReplayWindowIsRetention,
+        Bug::UnsettledIsKept,
+        Bug::BlindTakeOver,
+        Bug::BlindSettle,
+        Bug::FencedSaysReleased,
+        Bug::UnsettledIsReleased,
+        Bug::FencedRefuses,
+        Bug::StampRepeats,
+        Bug::WaitIsFree,
+        Bug::SettleForgetsFingerprint,
+        Bug::TakeOverForgetsAttempt,
+        Bug::AbandonedIsInFlight,
+        Bug::StoreForgetsStampRule,
+    ];
 }
 
 #[cfg(test)]

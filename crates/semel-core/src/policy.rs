@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use crate::{
     fingerprint::FingerprintRule,
-    key::{Form, Grammar, KeyRule, Pointer, Presence},
+    key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
     wire::{IDEMPOTENCY_KEY, Problem, ProblemType},
 };
 
@@ -41,6 +41,8 @@ pub struct RoutePolicy {
     pub reply: ReplyRule,
     /// What a retry of a completed request gets.
     pub on_completed: OnCompleted,
+    /// What another request under the same key gets.
+    pub on_mismatch: OnMismatch,
     /// What a retry of an unknown outcome gets.
     pub on_unknown: OnUnknown,
     /// What a retry past `replay_for` gets.
@@ -71,7 +73,22 @@ pub struct RoutePolicy {
     pub replay_member: Option<String>,
     /// Response fields that are not kept.
     pub headers_omitted: Vec<HeaderName>,
-    status: BTreeMap<ProblemType, StatusCode>,
+    /// Where the resource is that a key names, as a path with `{key}` in it; told in `Location` on a conflict (Q7).
+    pub resource: Option<String>,
+    problems: BTreeMap<ProblemType, ProblemWords>,
+}
+
+/// How a route tells a problem, where that is not the type's own way.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProblemWords {
+    /// Its status.
+    pub status: Option<StatusText>,
+    /// The content in the API's own words instead of `application/problem+json`. `{detail}` and `{code}` stand for the
+    /// problem's, escaped for a JSON string; the code is then also told in `Idempotency-Problem`.
+    pub content: Option<String>,
+    /// The media type of `content`, `application/json` unless set.
+    pub content_type: Option<String>,
 }
 
 /// What a response says about the effect of the request.
@@ -115,6 +132,17 @@ pub enum OnCompleted {
     Replay,
     /// The problem `resource-exists` (E3: an id that is taken is a conflict).
     Conflict,
+}
+
+/// What another request under the same key gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMismatch {
+    /// A problem; see [`RoutePolicy::mismatch`].
+    Refuse,
+    /// The reply to the first request, as some APIs promise (E23). The other request is not executed, and its caller is
+    /// told something that is not about it: only for clients that were promised this.
+    Replay,
 }
 
 /// What a retry of an unknown outcome gets.
@@ -174,7 +202,17 @@ impl RoutePolicy {
 
     /// The status that a problem is told with on this route.
     pub fn status_of(&self, kind: ProblemType) -> StatusCode {
-        self.status.get(&kind).copied().unwrap_or(kind.default_status())
+        self.problems.get(&kind).and_then(|words| words.status).map_or(kind.default_status(), |status| status.0)
+    }
+
+    /// The content and media type that a problem is told with on this route, if not `application/problem+json`.
+    pub fn words_for(&self, problem: &Problem) -> Option<(String, &str)> {
+        let words = self.problems.get(&problem.kind)?;
+        let content = words.content.as_ref()?;
+        let quoted = serde_json::to_string(problem.detail_text()).expect("a string always serialises");
+        let escaped = &quoted[1..quoted.len() - 1];
+        let content = content.replace("{detail}", escaped).replace("{code}", problem.kind.code());
+        Some((content, words.content_type.as_deref().unwrap_or("application/json")))
     }
 
     /// How long a claim counts as in flight: an execution has a limit, so a lease needs no renewal.
@@ -252,27 +290,29 @@ pub struct PolicyError {
 impl PolicyDocument {
     /// Resolves and checks everything.
     pub fn build(self) -> Result<Policy, PolicyError> {
-        let preset = self.preset.unwrap_or_default().settings();
+        let preset = self.preset.unwrap_or_default().document();
         let base = match self.defaults {
-            None => preset,
+            None => preset.defaults,
             Some(defaults) if defaults.get_ref().path.is_some() => {
                 let message = "`path` belongs to a [[route]], not to [defaults]".to_owned();
                 return Err(PolicyError { span: defaults.span(), message });
             }
-            Some(defaults) => defaults.into_inner().over(preset),
+            Some(defaults) => defaults.into_inner().over(preset.defaults),
         };
-        let written =
-            if self.routes.is_empty() { vec![Spanned::new(0..0, RouteSettings::default())] } else { self.routes };
+        // The file's routes are tried before the preset's.
+        let mut written = self.routes;
+        written.extend(preset.route.into_iter().map(|route| Spanned::new(0..0, route)));
+        if written.is_empty() {
+            written.push(Spanned::new(0..0, RouteSettings::default()));
+        }
         let mut routes = Vec::with_capacity(written.len());
         for route in written {
             let span = route.span();
             let built = route.into_inner().over(base.clone()).build();
             routes.push(Arc::new(built.map_err(|message| PolicyError { span, message })?));
         }
-        let principal = match self.principal {
-            Some(names) => names.into_iter().map(|name| name.0).collect(),
-            None => vec![http::header::AUTHORIZATION, HeaderName::from_static("x-api-key")],
-        };
+        let principal = self.principal.or(preset.principal).expect("the preset ietf names the principal");
+        let principal = principal.into_iter().map(|name| name.0).collect();
         Ok(Policy { routes, principal, documentation: self.documentation })
     }
 }
@@ -286,17 +326,26 @@ pub enum Preset {
     Ietf,
     /// Stripe's v1 API.
     Stripe,
+    /// Credicorp's public API (S2).
+    Credicorp,
+    /// Yonne's external API (S3).
+    Yonne,
+    /// Nora's v2 API (S4).
+    Nora,
 }
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Preset; 2] = [Preset::Ietf, Preset::Stripe];
+    pub const ALL: [Preset; 5] = [Preset::Ietf, Preset::Stripe, Preset::Credicorp, Preset::Yonne, Preset::Nora];
 
     /// Its name in configuration and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Preset::Ietf => "ietf",
             Preset::Stripe => "stripe",
+            Preset::Credicorp => "credicorp",
+            Preset::Yonne => "yonne",
+            Preset::Nora => "nora",
         }
     }
 
@@ -305,17 +354,33 @@ impl Preset {
         match self {
             Preset::Ietf => include_str!("../presets/ietf.toml"),
             Preset::Stripe => include_str!("../presets/stripe.toml"),
+            Preset::Credicorp => include_str!("../presets/credicorp.toml"),
+            Preset::Yonne => include_str!("../presets/yonne.toml"),
+            Preset::Nora => include_str!("../presets/nora.toml"),
         }
     }
 
     /// Its settings over those of `ietf`, so that nothing is unset.
-    fn settings(self) -> RouteSettings {
-        let read = |preset: Preset| -> RouteSettings { toml::from_str(preset.source()).expect("presets are tested") };
-        match self {
-            Preset::Ietf => read(Preset::Ietf),
-            Preset::Stripe => read(self).over(read(Preset::Ietf)),
+    fn document(self) -> PresetDocument {
+        let read = |preset: Preset| -> PresetDocument { toml::from_str(preset.source()).expect("presets are tested") };
+        let ietf = read(Preset::Ietf);
+        let own = read(self);
+        PresetDocument {
+            principal: own.principal.or(ietf.principal),
+            defaults: own.defaults.over(ietf.defaults),
+            route: own.route,
         }
     }
+}
+
+/// A preset as it is written down.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PresetDocument {
+    principal: Option<Vec<HeaderText>>,
+    defaults: RouteSettings,
+    #[serde(default)]
+    route: Vec<RouteSettings>,
 }
 
 impl FromStr for Preset {
@@ -341,6 +406,7 @@ pub struct RouteSettings {
     pub key_grammar: Option<Grammar>,
     pub key_form: Option<Form>,
     pub key_presence: Option<Presence>,
+    pub attempt_suffix: Option<AttemptSuffix>,
     pub key_bytes_max: Option<usize>,
     pub fingerprint: Option<FingerprintKind>,
     pub fingerprint_ignore: Option<Vec<Pointer>>,
@@ -350,6 +416,7 @@ pub struct RouteSettings {
     pub effect_unknown: Option<Vec<StatusPattern>>,
     pub reply: Option<ReplyRule>,
     pub on_completed: Option<OnCompleted>,
+    pub on_mismatch: Option<OnMismatch>,
     pub on_unknown: Option<OnUnknown>,
     pub on_expired: Option<OnExpired>,
     pub on_late: Option<OnLate>,
@@ -365,15 +432,24 @@ pub struct RouteSettings {
     pub marker: Option<HeaderText>,
     pub replay_member: Option<String>,
     pub headers_omitted: Option<Vec<HeaderText>>,
-    pub status: Option<BTreeMap<ProblemType, StatusText>>,
+    pub resource: Option<String>,
+    pub problems: Option<BTreeMap<ProblemType, ProblemWords>>,
 }
 
 impl RouteSettings {
     /// These settings, and those of `base` where these say nothing.
     #[must_use]
     pub fn over(self, base: RouteSettings) -> RouteSettings {
-        let mut status = base.status.unwrap_or_default();
-        status.extend(self.status.unwrap_or_default());
+        let mut problems = base.problems.unwrap_or_default();
+        for (kind, words) in self.problems.unwrap_or_default() {
+            let below = problems.remove(&kind).unwrap_or_default();
+            let merged = ProblemWords {
+                status: words.status.or(below.status),
+                content: words.content.or(below.content),
+                content_type: words.content_type.or(below.content_type),
+            };
+            problems.insert(kind, merged);
+        }
         RouteSettings {
             methods: self.methods.or(base.methods),
             path: self.path.or(base.path),
@@ -383,6 +459,7 @@ impl RouteSettings {
             key_grammar: self.key_grammar.or(base.key_grammar),
             key_form: self.key_form.or(base.key_form),
             key_presence: self.key_presence.or(base.key_presence),
+            attempt_suffix: self.attempt_suffix.or(base.attempt_suffix),
             key_bytes_max: self.key_bytes_max.or(base.key_bytes_max),
             fingerprint: self.fingerprint.or(base.fingerprint),
             fingerprint_ignore: self.fingerprint_ignore.or(base.fingerprint_ignore),
@@ -392,6 +469,7 @@ impl RouteSettings {
             effect_unknown: self.effect_unknown.or(base.effect_unknown),
             reply: self.reply.or(base.reply),
             on_completed: self.on_completed.or(base.on_completed),
+            on_mismatch: self.on_mismatch.or(base.on_mismatch),
             on_unknown: self.on_unknown.or(base.on_unknown),
             on_expired: self.on_expired.or(base.on_expired),
             on_late: self.on_late.or(base.on_late),
@@ -407,7 +485,8 @@ impl RouteSettings {
             marker: self.marker.or(base.marker),
             replay_member: self.replay_member.or(base.replay_member),
             headers_omitted: self.headers_omitted.or(base.headers_omitted),
-            status: Some(status),
+            resource: self.resource.or(base.resource),
+            problems: Some(problems),
         }
     }
 
@@ -423,14 +502,16 @@ impl RouteSettings {
             ));
         }
         let grammar = self.key_grammar.expect(SET);
+        let presence = self.key_presence.expect(SET);
         let key = match (self.key.expect(SET), self.key_member) {
             (KeySource::Header, _) => KeyRule::Header {
                 name: self.key_header.map_or(IDEMPOTENCY_KEY, |name| name.0),
                 grammar,
                 form: self.key_form.expect(SET),
-                presence: self.key_presence.expect(SET),
+                presence,
+                attempt_suffix: self.attempt_suffix.expect(SET),
             },
-            (KeySource::Member, Some(pointer)) => KeyRule::Member { pointer, grammar },
+            (KeySource::Member, Some(pointer)) => KeyRule::Member { pointer, grammar, presence },
             (KeySource::Member, None) => {
                 return Err("`key = \"member\"` needs `key_member`, a JSON Pointer such as \"/orderId\"".to_owned());
             }
@@ -453,6 +534,10 @@ impl RouteSettings {
             &self.effect_unknown.expect(SET),
         )?;
         let replay_member = self.replay_member.expect(SET);
+        let resource = self.resource.expect(SET);
+        if !resource.is_empty() && !resource.starts_with('/') {
+            return Err("`resource` must be a path such as \"/orders/{key}\"".to_owned());
+        }
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let route = RoutePolicy {
             methods,
@@ -463,6 +548,7 @@ impl RouteSettings {
             effects,
             reply: self.reply.expect(SET),
             on_completed: self.on_completed.expect(SET),
+            on_mismatch: self.on_mismatch.expect(SET),
             on_unknown: self.on_unknown.expect(SET),
             on_expired: self.on_expired.expect(SET),
             on_late: self.on_late.expect(SET),
@@ -478,7 +564,8 @@ impl RouteSettings {
             marker: self.marker.expect(SET).0,
             replay_member: (!replay_member.is_empty()).then_some(replay_member),
             headers_omitted: self.headers_omitted.expect(SET).into_iter().map(|name| name.0).collect(),
-            status: self.status.expect(SET).into_iter().map(|(kind, status)| (kind, status.0)).collect(),
+            resource: (!resource.is_empty()).then_some(resource),
+            problems: self.problems.expect(SET),
         };
         // Each relation that another part relies on, once, here.
         let relations = [

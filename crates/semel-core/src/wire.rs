@@ -13,6 +13,8 @@ pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-
 pub const IDEMPOTENCY_EFFECT: HeaderName = HeaderName::from_static("idempotency-effect");
 /// `Idempotency-Warning` names something the caller should mend: see [`Warning`].
 pub const IDEMPOTENCY_WARNING: HeaderName = HeaderName::from_static("idempotency-warning");
+/// `Idempotency-Problem` names the problem's code where the content is in an API's own words and does not.
+pub const IDEMPOTENCY_PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
 /// `Repeatability-First-Sent` (OASIS Repeatable Requests 1.0): when the client first sent this request.
 pub const REPEATABILITY_FIRST_SENT: HeaderName = HeaderName::from_static("repeatability-first-sent");
 /// `Repeatability-Result: rejected` answers a request whose `Repeatability-First-Sent` is out of the window.
@@ -53,6 +55,8 @@ impl KeyStatus {
 pub enum Warning {
     /// The key had been used before and its record was past its time; the request was executed as a first one.
     Expired,
+    /// The key counts attempts. It was looked up without the number; send the same key on every attempt (Q1).
+    AttemptSuffix,
 }
 
 impl Warning {
@@ -60,6 +64,7 @@ impl Warning {
     pub fn as_str(self) -> &'static str {
         match self {
             Warning::Expired => "expired",
+            Warning::AttemptSuffix => "attempt-suffix",
         }
     }
 }
@@ -349,18 +354,25 @@ pub struct Problem {
     pub original_status: Option<u16>,
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u32>,
+    /// Where the resource is that this conflicts with: a path, for `Location`.
+    pub resource: Option<String>,
 }
 
 impl Problem {
     /// A problem with the words of its type.
     pub fn new(kind: ProblemType) -> Problem {
-        Problem { kind, detail: None, original_status: None, retry_after: None }
+        Problem { kind, detail: None, original_status: None, retry_after: None, resource: None }
     }
 
     /// The same with words of its own.
     #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Problem {
         Problem { detail: Some(detail.into()), ..self }
+    }
+
+    /// What to say.
+    pub fn detail_text(&self) -> &str {
+        self.detail.as_deref().unwrap_or(self.kind.default_detail())
     }
 
     /// The content of an `application/problem+json` response (RFC 9457 section 3) with the given status.
@@ -375,15 +387,18 @@ impl Problem {
             retryable: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
             original_status: Option<u16>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            conflicting_resource: Option<&'a str>,
         }
         let body = Body {
             r#type: self.kind.uri(),
             title: self.kind.title(),
             status: status.as_u16(),
-            detail: self.detail.as_deref().unwrap_or(self.kind.default_detail()),
+            detail: self.detail_text(),
             code: self.kind.code(),
             retryable: self.kind.retryable(),
             original_status: self.original_status,
+            conflicting_resource: self.resource.as_deref(),
         };
         serde_json::to_string(&body).expect("strings and numbers always serialise")
     }

@@ -24,7 +24,7 @@ use semel_core::{
     policy::{Effect, Policy, ReplyRule, RoutePolicy},
     record::{ExchangeId, Kept},
     scope::Secret,
-    wire::{self, Problem, ProblemType},
+    wire::{self, KeyStatus, Problem, ProblemType, Warning},
 };
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -196,11 +196,7 @@ where
                 let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
                 Box::pin(async move {
                     let mut response = call.await?.map(Body::streaming);
-                    if let Some(status) = status {
-                        response
-                            .headers_mut()
-                            .insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
-                    }
+                    say_status(&mut response, status);
                     Ok(response)
                 })
             }
@@ -211,8 +207,13 @@ where
             }
             Admission::Read(admitted) => Box::pin(async move {
                 match complete(&shared, &mut parts, body, admitted).await {
-                    Ok((covered, content)) => Ok(exchange(shared, inner, parts, content, covered).await),
-                    Err(response) => Ok(*response),
+                    Complete::Covered(covered, content) => Ok(exchange(shared, inner, parts, content, covered).await),
+                    Complete::Unprotected(content) => {
+                        let mut response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
+                        say_status(&mut response, Some(KeyStatus::Absent));
+                        Ok(response)
+                    }
+                    Complete::Refused(response) => Ok(response),
                 }
             }),
         }
@@ -223,14 +224,23 @@ fn head(parts: &Parts) -> Head<'_> {
     Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers }
 }
 
+fn say_status(response: &mut Response<Body>, status: Option<KeyStatus>) {
+    if let Some(status) = status {
+        response.headers_mut().insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
+    }
+}
+
+/// A request whose content has been read.
+enum Complete {
+    Covered(Covered, Body),
+    /// The content has no key, and the route lets that pass.
+    Unprotected(Body),
+    Refused(Response<Body>),
+}
+
 /// Reads the content within the route's limits. Nothing is claimed yet, so a slow upload holds nothing but itself
 /// (`peers.md` #29), and a client that vanishes here was never covered.
-async fn complete<B>(
-    shared: &Shared,
-    parts: &mut Parts,
-    mut body: B,
-    admitted: Admitted,
-) -> Result<(Covered, Body), Box<Response<Body>>>
+async fn complete<B>(shared: &Shared, parts: &mut Parts, mut body: B, admitted: Admitted) -> Complete
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -238,7 +248,7 @@ where
     let route = Arc::clone(admitted.route());
     let refuse = |problem: &Problem| {
         log_refused(&route, problem);
-        Err(Box::new(reply::problem(&shared.policy, Some(&route), problem)))
+        Complete::Refused(reply::problem(&shared.policy, Some(&route), problem))
     };
     let reading = reply::read(&mut body, route.request_body_bytes_max);
     let (content, trailers) = match tokio::time::timeout(route.request_read_max, reading).await {
@@ -248,7 +258,8 @@ where
         Err(_elapsed) => return refuse(&Problem::new(ProblemType::RequestTimeout)),
     };
     let covered = match admitted.cover(&shared.policy, &shared.secret, &head(parts), &content) {
-        Ok(covered) => covered,
+        Ok(Some(covered)) => covered,
+        Ok(None) => return Complete::Unprotected(Body::with_trailers(content, trailers)),
         Err(refused) => return refuse(&refused.problem),
     };
     // What only Semel and origins say must not be taken from a client (conformance SC14).
@@ -257,11 +268,17 @@ where
     }
     // A kept reply is told to clients that accept other codings than the first (conformance H31).
     parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Ok((covered, Body::with_trailers(content, trailers)))
+    Complete::Covered(covered, Body::with_trailers(content, trailers))
 }
 
 /// Runs the exchange on a task of its own and tells its answer.
-async fn exchange<S, R>(shared: Arc<Shared>, inner: S, parts: Parts, content: Body, covered: Covered) -> Response<Body>
+async fn exchange<S, R>(
+    shared: Arc<Shared>,
+    inner: S,
+    parts: Parts,
+    content: Body,
+    mut covered: Covered,
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<R>> + Send + 'static,
     S::Future: Send,
@@ -269,9 +286,13 @@ where
     R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: Into<BoxError>,
 {
-    let route = Arc::clone(&covered.route);
-    // Only a route whose replays are authorised needs the request once it is on its way.
-    let asked_by = shared.authorize.as_ref().map(|_| parts.clone());
+    let asked = Asked {
+        route: Arc::clone(&covered.route),
+        resource: covered.resource.take(),
+        warning: covered.warning,
+        // Only where replays are authorised is the request needed once it is on its way.
+        head: shared.authorize.as_ref().map(|_| parts.clone()),
+    };
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
     shared.running.spawn(async move {
@@ -285,7 +306,11 @@ where
         let problem = Problem::new(ProblemType::OutcomeUnknown);
         return reply::problem_with_status(&shared.policy, StatusCode::INTERNAL_SERVER_ERROR, &problem);
     };
-    tell_answer(&shared, &route, asked_by, told).await
+    let mut response = tell_answer(&shared, &asked, told).await;
+    if let Some(warning) = asked.warning {
+        response.headers_mut().append(wire::IDEMPOTENCY_WARNING, HeaderValue::from_static(warning.as_str()));
+    }
+    response
 }
 
 /// Calls the handler, and reads as much of its response as is kept.
@@ -359,26 +384,38 @@ fn is_endless<R: http_body::Body>(parts: &http::response::Parts, body: &R, route
         || body.size_hint().lower() > route.reply_body_bytes_max as u64
 }
 
-async fn tell_answer(shared: &Shared, route: &RoutePolicy, asked_by: Option<Parts>, told: Told) -> Response<Body> {
+/// What of the request matters for telling its answer.
+struct Asked {
+    route: Arc<RoutePolicy>,
+    resource: Option<String>,
+    warning: Option<Warning>,
+    head: Option<Parts>,
+}
+
+async fn tell_answer(shared: &Shared, asked: &Asked, told: Told) -> Response<Body> {
+    let route = &*asked.route;
     match told.answer {
         Answer::Own { status, warning } => {
             let mut response = told.response.expect("an execution with an own answer has a response");
-            if let Some(status) = status {
-                response.headers_mut().insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
-            }
+            say_status(&mut response, status);
             if let Some(warning) = warning {
                 response.headers_mut().insert(wire::IDEMPOTENCY_WARNING, HeaderValue::from_static(warning.as_str()));
             }
             response
         }
-        Answer::Replay(kept) => match (&shared.authorize, asked_by) {
-            (Some(authorize), Some(head)) => match authorize.authorize(&head).await {
+        Answer::Replay(kept) => match (&shared.authorize, &asked.head) {
+            (Some(authorize), Some(head)) => match authorize.authorize(head).await {
                 Ok(()) => reply::replay(route, &kept),
                 Err(response) => response,
             },
             (_, _) => reply::replay(route, &kept),
         },
-        Answer::Refuse(problem) => reply::problem(&shared.policy, Some(route), &problem),
+        Answer::Refuse(mut problem) => {
+            if matches!(problem.kind, ProblemType::ResourceExists | ProblemType::ResourceIdReused) {
+                problem.resource.clone_from(&asked.resource);
+            }
+            reply::problem(&shared.policy, Some(route), &problem)
+        }
         Answer::Lost(problem) => {
             // The caller's own request went unanswered, which is what 502 and 504 say (RFC 9110 section 15.6); a retry
             // is told the route's status for an unknown outcome.

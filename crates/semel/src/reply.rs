@@ -120,7 +120,16 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// The response that tells a problem (RFC 9457, draft section 2.7), with the route's status for it or the type's own.
 pub fn problem(policy: &Policy, route: Option<&RoutePolicy>, problem: &Problem) -> Response<Body> {
     let status = route.map_or(problem.kind.default_status(), |route| route.status_of(problem.kind));
-    problem_with_status(policy, status, problem)
+    let mut response = problem_with_status(policy, status, problem);
+    if let Some((content, content_type)) = route.and_then(|route| route.words_for(problem)) {
+        let content_type = HeaderValue::try_from(content_type);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static("text/plain")));
+        response.headers_mut().insert(wire::IDEMPOTENCY_PROBLEM, HeaderValue::from_static(problem.kind.code()));
+        *response.body_mut() = Body::full(content);
+    }
+    response
 }
 
 pub(crate) fn problem_with_status(policy: &Policy, status: StatusCode, problem: &Problem) -> Response<Body> {
@@ -133,6 +142,9 @@ pub(crate) fn problem_with_status(policy: &Policy, status: StatusCode, problem: 
     // Draft section 2.7: the Link header points at the documentation of the resource.
     if let Ok(link) = HeaderValue::try_from(format!("<{}>; rel=\"describedby\"", policy.describedby(problem))) {
         headers.insert(header::LINK, link);
+    }
+    if let Some(Ok(location)) = problem.resource.as_ref().map(HeaderValue::try_from) {
+        headers.insert(header::LOCATION, location);
     }
     if let Some(seconds) = problem.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

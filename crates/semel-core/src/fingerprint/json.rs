@@ -49,12 +49,23 @@ pub(super) fn canonical_members(content: &[u8], pointers: &[Pointer]) -> Option<
     Some(out)
 }
 
-/// The text of a member that is a string; `None` when the content is not JSON, or the member absent, ambiguous or
-/// something else.
-pub(crate) fn string_member(content: &[u8], pointer: &Pointer) -> Option<String> {
-    match find(&parse(content)?, pointer) {
-        Ok(Some(Value::String(text))) => Some(text.clone()),
-        _ => None,
+/// What a content has at a pointer.
+pub(crate) enum Member {
+    /// A string.
+    Text(String),
+    /// Nothing: it is a JSON value, and the member is not there.
+    Absent,
+    /// Something else, several members of that name, or a content that is not JSON.
+    Other,
+}
+
+/// The member that a key or a slot's value is read from.
+pub(crate) fn string_member(content: &[u8], pointer: &Pointer) -> Member {
+    let Some(value) = parse(content) else { return Member::Other };
+    match find(&value, pointer) {
+        Ok(Some(Value::String(text))) => Member::Text(text.clone()),
+        Ok(Some(Value::Null) | None) => Member::Absent,
+        Ok(Some(_)) | Err(Ambiguous) => Member::Other,
     }
 }
 

@@ -1,0 +1,435 @@
+//! What `semel serve` can be told: a TOML file, and flags that beat it.
+//!
+//! The section `[gateway]` is about the process and its connections and is defined here; everything else in the file is
+//! the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
+//! known is an error that names the file, the line and what would be right.
+
+use std::{
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    ops::Range,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use http::{HeaderValue, uri::Authority};
+use semel_core::{
+    key::Presence,
+    policy::{DurationText, HeaderText, Policy, PolicyDocument, Preset, RouteSettings},
+};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::Spanned;
+
+mod complain;
+mod show;
+
+pub(crate) use show::show;
+
+/// Everything that `semel serve` was told, with every default filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The process and its connections.
+    pub gateway: Gateway,
+    /// What is protected, and how.
+    pub policy: Policy,
+    /// The preset that the policy started from.
+    pub preset: Preset,
+}
+
+/// The process and its connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Gateway {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The origin; nothing in a request can name another one (`peers.md` #38).
+    pub upstream: Option<Origin>,
+    /// The folder of records and secret.
+    pub data: PathBuf,
+    /// Where records live.
+    pub store: StoreKind,
+    /// Where operators connect, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// Who may read the policy document.
+    pub publish_policy: PublishPolicy,
+    /// What the origin is told in `Host`.
+    pub host: HostRule,
+    /// How log lines are written.
+    pub log: LogForm,
+    /// Which log lines are written, in the words of tracing-subscriber's `EnvFilter`.
+    pub log_filter: String,
+    /// Threads that serve connections.
+    pub threads: usize,
+    /// Client connections at once.
+    pub connections_max: usize,
+    /// How long a client may take from connecting, or from its last response, to the end of its next header section.
+    pub header_read_max: Duration,
+    /// Connections to the origin at once, over all threads.
+    pub upstream_connections_max: usize,
+    /// How long an idle connection to the origin is kept; less than the origin's own limit.
+    pub upstream_idle_max: Duration,
+    /// How long reaching the origin may take: waiting for a free connection, DNS, connecting.
+    pub connect_max: Duration,
+    /// How long the origin may be silent before its response begins, for requests that no route covers.
+    pub response_header_max: Duration,
+    /// How long what runs may still run after SIGTERM.
+    pub drain_max: Duration,
+}
+
+/// Where records live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoreKind {
+    /// In the data folder.
+    Embedded,
+    /// In this process only: everything is forgotten when it ends.
+    Memory,
+}
+
+/// Who may read the policy document.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PublishPolicy {
+    /// Whoever reaches the admin address.
+    Admin,
+    /// Every client too; the origin's own document under that path is hidden.
+    Public,
+}
+
+/// What the origin is told in `Host`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HostRule {
+    /// What the client said, as if the gateway were not there.
+    Preserve,
+    /// The origin's own name.
+    Upstream,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The origin, as `http://host[:port]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    authority: Authority,
+}
+
+impl Origin {
+    /// The host, to be resolved; an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port.
+    pub(crate) fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(80)
+    }
+
+    /// The value of `Host`.
+    pub(crate) fn host_header(&self) -> HeaderValue {
+        HeaderValue::from_str(self.authority.as_str()).expect("an authority is a header value")
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+impl FromStr for Origin {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Origin, String> {
+        let wrong = |why: &str| Err(format!("expected an origin such as \"http://127.0.0.1:3000\", found \"{text}\"{why}"));
+        if text.starts_with("https://") {
+            return wrong(
+                ": https to the origin is not supported yet; put the gateway beside the origin, or let a local proxy speak TLS",
+            );
+        }
+        let Ok(uri) = text.parse::<http::Uri>() else { return wrong("") };
+        match (uri.scheme_str(), uri.authority()) {
+            (Some("http"), Some(authority)) if authority.as_str().contains('@') => {
+                wrong(": credentials do not belong here")
+            }
+            (Some("http"), Some(_)) if uri.path_and_query().is_some_and(|path| path.as_str() != "/") => {
+                wrong(": a path does not belong here, since every path is forwarded as it was sent")
+            }
+            (Some("http"), Some(authority)) => Ok(Origin { authority: authority.clone() }),
+            _ => wrong(""),
+        }
+    }
+}
+
+/// Limits and addresses as a file or the command line gives them; `None`: as in the layer below.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GatewaySettings {
+    pub listen: Option<AddressText>,
+    pub upstream: Option<OriginText>,
+    pub data: Option<PathBuf>,
+    pub store: Option<StoreKind>,
+    pub admin: Option<AdminText>,
+    pub publish_policy: Option<PublishPolicy>,
+    pub host: Option<HostRule>,
+    pub log: Option<LogForm>,
+    pub log_filter: Option<String>,
+    pub threads: Option<CountText>,
+    pub connections_max: Option<CountText>,
+    pub header_read_max: Option<PositiveText>,
+    pub upstream_connections_max: Option<CountText>,
+    pub upstream_idle_max: Option<DurationText>,
+    pub connect_max: Option<PositiveText>,
+    pub response_header_max: Option<PositiveText>,
+    pub drain_max: Option<DurationText>,
+}
+
+/// What the command line says of the policy; it beats the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PolicyFlags {
+    /// `--preset`.
+    pub preset: Option<Preset>,
+    /// `--require-key`.
+    pub key_presence: Option<Presence>,
+}
+
+/// Why a configuration is not one, in words for the person who wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ConfigError(String);
+
+impl ConfigError {
+    /// With these words.
+    pub(crate) fn new(message: impl Into<String>) -> ConfigError {
+        ConfigError(message.into())
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    gateway: Option<GatewaySettings>,
+    preset: Option<Preset>,
+    principal: Option<Vec<HeaderText>>,
+    documentation: Option<String>,
+    defaults: Option<Spanned<RouteSettings>>,
+    #[serde(default)]
+    route: Vec<Spanned<RouteSettings>>,
+}
+
+impl Config {
+    /// Reads a file, or nothing, and lays the command line over it.
+    pub(crate) fn load(
+        file: Option<&Path>,
+        flags: GatewaySettings,
+        policy: &PolicyFlags,
+    ) -> Result<Config, ConfigError> {
+        let (name, text) = match file {
+            None => (String::new(), String::new()),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| ConfigError(format!("cannot read {name}: {error}")))?;
+                (name, text)
+            }
+        };
+        Config::read(&name, &text, flags, policy)
+    }
+
+    /// Reads the text of the file `name`.
+    pub(crate) fn read(
+        name: &str,
+        text: &str,
+        flags: GatewaySettings,
+        policy: &PolicyFlags,
+    ) -> Result<Config, ConfigError> {
+        let complain = |span: Option<Range<usize>>, message: &str| {
+            ConfigError(complain::complaint(name, text, span, message))
+        };
+        let mut document: Document =
+            toml::from_str(text).map_err(|error| complain(error.span(), error.message()))?;
+        if let Some(presence) = policy.key_presence {
+            document.demand(presence);
+        }
+        let preset = policy.preset.or(document.preset).unwrap_or_default();
+        let written = PolicyDocument {
+            preset: Some(preset),
+            principal: document.principal,
+            documentation: document.documentation,
+            defaults: document.defaults,
+            routes: document.route,
+        };
+        let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
+        let gateway = flags.over(document.gateway.unwrap_or_default()).build();
+        Ok(Config { gateway, policy, preset })
+    }
+}
+
+impl Document {
+    /// `--require-key` beats what a route says.
+    fn demand(&mut self, presence: Presence) {
+        let settings = |key_presence| RouteSettings { key_presence, ..RouteSettings::default() };
+        self.defaults.get_or_insert_with(|| Spanned::new(0..0, settings(None))).get_mut().key_presence = Some(presence);
+        for route in &mut self.route {
+            route.get_mut().key_presence = Some(presence);
+        }
+    }
+}
+
+impl GatewaySettings {
+    fn over(self, base: GatewaySettings) -> GatewaySettings {
+        GatewaySettings {
+            listen: self.listen.or(base.listen),
+            upstream: self.upstream.or(base.upstream),
+            data: self.data.or(base.data),
+            store: self.store.or(base.store),
+            admin: self.admin.or(base.admin),
+            publish_policy: self.publish_policy.or(base.publish_policy),
+            host: self.host.or(base.host),
+            log: self.log.or(base.log),
+            log_filter: self.log_filter.or(base.log_filter),
+            threads: self.threads.or(base.threads),
+            connections_max: self.connections_max.or(base.connections_max),
+            header_read_max: self.header_read_max.or(base.header_read_max),
+            upstream_connections_max: self.upstream_connections_max.or(base.upstream_connections_max),
+            upstream_idle_max: self.upstream_idle_max.or(base.upstream_idle_max),
+            connect_max: self.connect_max.or(base.connect_max),
+            response_header_max: self.response_header_max.or(base.response_header_max),
+            drain_max: self.drain_max.or(base.drain_max),
+        }
+    }
+
+    /// All defaults of `[gateway]` are here and nowhere else.
+    fn build(self) -> Gateway {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
+        let seconds = |duration: Option<PositiveText>, default| {
+            duration.map_or(Duration::from_secs(default), |duration| duration.0)
+        };
+        Gateway {
+            listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
+            upstream: self.upstream.map(|origin| origin.0),
+            data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            store: self.store.unwrap_or(StoreKind::Embedded),
+            admin: self.admin.and_then(|admin| admin.0),
+            publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
+            host: self.host.unwrap_or(HostRule::Preserve),
+            log: self.log.unwrap_or(LogForm::Text),
+            log_filter: self.log_filter.unwrap_or_else(|| "info".to_owned()),
+            threads: self.threads.map_or_else(cores, |count| count.0),
+            connections_max: count(self.connections_max, 10_000),
+            header_read_max: seconds(self.header_read_max, 60),
+            upstream_connections_max: count(self.upstream_connections_max, 1_024),
+            // Node's servers, the most common ones with a short limit, close an idle connection after 5 s.
+            upstream_idle_max: self.upstream_idle_max.map_or(Duration::from_secs(4), |duration| duration.0),
+            connect_max: seconds(self.connect_max, 5),
+            response_header_max: seconds(self.response_header_max, 60),
+            drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+        }
+    }
+}
+
+/// An address to listen on, such as `127.0.0.1:8080` or `localhost:0`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AddressText(pub SocketAddr);
+
+impl FromStr for AddressText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AddressText, String> {
+        let first = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        first.map(AddressText).ok_or_else(|| {
+            format!("expected an address and port such as \"127.0.0.1:8080\" or \"0.0.0.0:8080\", found \"{text}\"")
+        })
+    }
+}
+
+/// An address, or `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AdminText(pub Option<SocketAddr>);
+
+impl FromStr for AdminText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AdminText, String> {
+        if text == "off" {
+            return Ok(AdminText(None));
+        }
+        let wrong = |_| format!("expected \"off\" or an address and port such as \"127.0.0.1:9090\", found \"{text}\"");
+        text.parse::<AddressText>().map(|address| AdminText(Some(address.0))).map_err(wrong)
+    }
+}
+
+/// See [`Origin`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct OriginText(pub Origin);
+
+impl FromStr for OriginText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<OriginText, String> {
+        text.parse().map(OriginText)
+    }
+}
+
+/// A whole number, 1 or more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CountText(pub usize);
+
+/// A duration of more than zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PositiveText(pub Duration);
+
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for AddressText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AddressText, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AdminText, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for OriginText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OriginText, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for CountText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CountText, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        let count = usize::try_from(number).ok().filter(|count| (1..=1_000_000).contains(count));
+        count
+            .map(CountText)
+            .ok_or_else(|| D::Error::custom(format!("expected a whole number from 1 to 1000000, found {number}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for PositiveText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PositiveText, D::Error> {
+        let DurationText(duration) = DurationText::deserialize(deserializer)?;
+        if duration.is_zero() {
+            return Err(D::Error::custom("expected a duration of more than zero"));
+        }
+        Ok(PositiveText(duration))
+    }
+}

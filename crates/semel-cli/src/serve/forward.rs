@@ -1,0 +1,514 @@
+//! The forwarder: carries one request to the origin at most once, and says what it knows of what became of it.
+//!
+//! RFC 9110 section 9.2.2: a proxy must not repeat a request that is not idempotent. Nothing here is sent again once a
+//! byte of it may have left; [`NotSent`] is said only with proof, by the connection that would have carried it.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, TRANSFER_ENCODING},
+};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use semel::{
+    Body, BoxError,
+    effect::{Lost, NotSent},
+};
+use semel_core::wire::{Problem, ProblemType};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    headers::{self, Peer, Unforwardable, Wish},
+    pool::{Age, Connection, Pool, Socket},
+};
+use crate::config::HostRule;
+
+/// A response up to this size that is there when its header section is, is passed on in one piece.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+/// What every request of a thread is forwarded with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// What the origin is told in `Host`.
+    pub host: HostRule,
+    /// How long the origin may be silent before its response begins. Covered requests have their own limit in the layer.
+    pub response_header_max: Duration,
+}
+
+/// Forwards the requests of one client connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Forwarder {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: Pool,
+    settings: Settings,
+    host: HeaderValue,
+}
+
+/// What all connections of a thread have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Forwarding(Arc<Shared>);
+
+impl Forwarding {
+    /// To the origin of `pool`.
+    pub(crate) fn new(pool: Pool, settings: Settings) -> Forwarding {
+        let host = pool.origin().host_header();
+        Forwarding(Arc::new(Shared { pool, settings, host }))
+    }
+
+    /// The forwarder for a client.
+    pub(crate) fn of(&self, peer: Peer) -> Forwarder {
+        Forwarder { shared: Arc::clone(&self.0), peer: Arc::new(peer) }
+    }
+}
+
+impl tower::Service<Request<Body>> for Forwarder {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Forwarder { shared, peer } = self.clone();
+        Box::pin(async move {
+            Ok(match shared.forward(request, &peer).await {
+                Ok(response) => response,
+                Err(failure) => failure.into_response(),
+            })
+        })
+    }
+}
+
+/// Why there is no response of the origin.
+#[derive(Debug)]
+enum Failure {
+    /// The request is not one that is forwarded.
+    Refused(Unforwardable),
+    /// Not a byte of it left.
+    NotSent(BoxError),
+    /// Some of it may have arrived.
+    Lost(BoxError),
+    /// The origin was silent for too long after some of it had left.
+    Silent,
+}
+
+/// Who limits how long an exchange takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Patience {
+    /// The layer, by `execution_max`.
+    Layer,
+    /// The forwarder, by `response_header_max`.
+    Forwarder,
+}
+
+impl Shared {
+    async fn forward(&self, mut request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Failure> {
+        let wish = headers::prepare_request(&mut request, peer, self.settings.host, &self.host)
+            .map_err(Failure::Refused)?;
+        // The layer reads the content of what it covers, and only of that.
+        let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
+        let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
+        frame_explicitly(&mut request);
+        match (wish, patience) {
+            (Wish::Upgrade, Patience::Forwarder) => return self.upgrade(request, permit).await,
+            // A kept reply cannot be another protocol: the origin is not asked for one.
+            (Wish::Upgrade, Patience::Layer) => headers::strip_upgrade(request.headers_mut()),
+            (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
+        }
+        loop {
+            let (mut connection, age) = self.pool.take().await.map_err(|error| Failure::NotSent(error.into()))?;
+            match self.exchange(&mut connection, request, patience).await {
+                Ok(response) => return Ok(self.answer(connection, response, permit).await?),
+                // Handed back by hyper before it was written. A fresh connection would do it again.
+                Err(Unanswered::Unsent(back, error)) => match age {
+                    Age::Reused => request = back,
+                    Age::Fresh => return Err(Failure::NotSent(error)),
+                },
+                Err(Unanswered::Failed(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    /// Sends a request and waits for the header section of its response.
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        request: Request<Body>,
+        patience: Patience,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let written_before = connection.socket.written();
+        let mut silence = pin!(Silence::new(patience, self.settings.response_header_max, &connection.socket));
+        let mut response = pin!(connection.sender.try_send_request(request));
+        let driver = &mut connection.driver;
+        let outcome = poll_fn(|cx| {
+            // The driver first: it writes the request and reads what the other future waits for.
+            let _ended = driver.poll(cx);
+            if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            silence.as_mut().poll(cx).map(Err)
+        })
+        .await;
+        match outcome {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(mut error)) => match error.take_message() {
+                Some(request) => Err(Unanswered::Unsent(request, error.into_error().into())),
+                // hyper may have encoded it, but the kernel has taken nothing.
+                None if connection.socket.written() == written_before => {
+                    Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
+                }
+                None => Err(Unanswered::Failed(Failure::Lost(error.into_error().into()))),
+            },
+            Err(Silent) => Err(Unanswered::Failed(Failure::Silent)),
+        }
+    }
+
+    /// Passes a response on: whole if it is already here, and as it arrives if not.
+    async fn answer(
+        &self,
+        mut connection: Connection,
+        mut response: Response<Incoming>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Failure> {
+        headers::prepare_response(&mut response);
+        let (parts, mut incoming) = response.into_parts();
+        let body = match gather(&mut connection, &mut incoming).await {
+            Gathered::Whole { content, trailers } => {
+                self.pool.put(connection);
+                Body::with_trailers(content, trailers)
+            }
+            Gathered::Part(prefix) => Body::prefixed(prefix, self.stream(connection, incoming, permit)),
+            // Nothing of it was told yet, so the truth still can be.
+            Gathered::Broken(error) => return Err(Failure::Lost(error)),
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Reads on in a task, so that a client that reads slowly does not keep the request from being written.
+    fn stream(&self, mut connection: Connection, incoming: Incoming, permit: OwnedSemaphorePermit) -> Streamed {
+        let (over, end) = oneshot::channel();
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            let mut end = pin!(end);
+            let whole = poll_fn(|cx| {
+                if connection.driver.poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                end.as_mut().poll(cx).map(|end| end.is_ok())
+            });
+            if whole.await {
+                pool.put(connection);
+            }
+            drop(permit);
+        });
+        Streamed { incoming, over: Some(over) }
+    }
+
+    /// Forwards a request that may leave HTTP behind. Its connection is its own and never used again.
+    async fn upgrade(&self, mut request: Request<Body>, permit: OwnedSemaphorePermit) -> Result<Response<Body>, Failure> {
+        let client = request.extensions_mut().remove::<OnUpgrade>();
+        let Connection { mut sender, driver, socket } =
+            self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
+        tokio::spawn(async move {
+            driver.run_with_upgrades().await;
+            drop(permit);
+        });
+        let mut silence = pin!(Silence::new(Patience::Forwarder, self.settings.response_header_max, &socket));
+        let mut answer = pin!(sender.try_send_request(request));
+        let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+            Poll::Pending => silence.as_mut().poll(cx).map(Err),
+        });
+        let mut response = match answer.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if socket.written() == 0 => return Err(Failure::NotSent(error.into_error().into())),
+            Ok(Err(error)) => return Err(Failure::Lost(error.into_error().into())),
+            Err(Silent) => return Err(Failure::Silent),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = client else {
+                return Err(Failure::Lost("the origin switched protocols on a connection that cannot".into()));
+            };
+            let origin = hyper::upgrade::on(&mut response);
+            tokio::spawn(async move {
+                if let (Ok(client), Ok(origin)) = (client.await, origin.await) {
+                    let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
+                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
+                }
+            });
+        }
+        headers::prepare_response(&mut response);
+        // The sender goes with the content: dropping it earlier would close the connection under it.
+        Ok(response.map(|incoming| Body::streaming(Held { incoming, _sender: sender })))
+    }
+}
+
+/// Why a connection brought no response.
+enum Unanswered {
+    /// The request is here again and nothing of it was written.
+    Unsent(Request<Body>, BoxError),
+    /// It is not.
+    Failed(Failure),
+}
+
+/// hyper takes GET and HEAD to have no content unless their framing says so.
+fn frame_explicitly(request: &mut Request<Body>) {
+    let by_itself = matches!(*request.method(), Method::GET | Method::HEAD);
+    if by_itself && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// The origin said nothing for too long.
+#[derive(Debug)]
+struct Silent;
+
+/// Ends when for `limit` neither a response began nor a byte of the request was taken: a long upload is not silence.
+struct Silence<'a> {
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    socket: &'a Socket,
+    written: u64,
+}
+
+impl<'a> Silence<'a> {
+    fn new(patience: Patience, limit: Duration, socket: &'a Socket) -> Silence<'a> {
+        let limit = match patience {
+            Patience::Layer => None,
+            Patience::Forwarder => Some(limit),
+        };
+        Silence { limit, timer: None, socket, written: socket.written() }
+    }
+}
+
+impl Future for Silence<'_> {
+    type Output = Silent;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Silent> {
+        let this = self.get_mut();
+        let Some(limit) = this.limit else { return Poll::Pending };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let written = this.socket.written();
+            if written == this.written {
+                return Poll::Ready(Silent);
+            }
+            this.written = written;
+            timer.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
+    }
+}
+
+/// How much of a response is here.
+enum Gathered {
+    /// All of it.
+    Whole { content: Bytes, trailers: Option<HeaderMap> },
+    /// The beginning.
+    Part(Bytes),
+    /// It broke off.
+    Broken(BoxError),
+}
+
+/// Takes what has arrived, without waiting for more.
+async fn gather(connection: &mut Connection, incoming: &mut Incoming) -> Gathered {
+    let mut content = Content::default();
+    let mut trailers = None;
+    poll_fn(|cx| {
+        // Whether the driver has been polled since the last frame was taken.
+        let mut driven = Driven::No;
+        loop {
+            match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    driven = Driven::No;
+                    match frame.into_data() {
+                        Ok(data) => content.push(data),
+                        Err(frame) => trailers = frame.into_trailers().ok(),
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Gathered::Broken(error.into())),
+                Poll::Ready(None) => {
+                    // Once more, so that the connection notices that the exchange is over.
+                    let _ended = connection.driver.poll(cx);
+                    let content = std::mem::take(&mut content).freeze();
+                    return Poll::Ready(Gathered::Whole { content, trailers: trailers.take() });
+                }
+                Poll::Pending => match driven {
+                    Driven::No => {
+                        let _ended = connection.driver.poll(cx);
+                        driven = Driven::Yes;
+                    }
+                    // The rest is not here yet.
+                    Driven::Yes => return Poll::Ready(Gathered::Part(std::mem::take(&mut content).freeze())),
+                },
+            }
+            if content.len() > AT_ONCE_BYTES_MAX {
+                return Poll::Ready(Gathered::Part(std::mem::take(&mut content).freeze()));
+            }
+        }
+    })
+    .await
+}
+
+enum Driven {
+    No,
+    Yes,
+}
+
+/// One piece as it came, or several joined.
+#[derive(Default)]
+struct Content {
+    first: Bytes,
+    joined: BytesMut,
+}
+
+impl Content {
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.joined.is_empty() {
+            self.first = data;
+        } else {
+            self.joined.extend_from_slice(&std::mem::take(&mut self.first));
+            self.joined.extend_from_slice(&data);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.joined.len()
+    }
+
+    fn freeze(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { self.joined.freeze() }
+    }
+}
+
+/// Content that arrives, and tells its connection's task when it was all.
+struct Streamed {
+    incoming: Incoming,
+    over: Option<oneshot::Sender<()>>,
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if (frame.is_none() || self.incoming.is_end_stream())
+            && let Some(over) = self.over.take()
+        {
+            let _listening = over.send(());
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Content whose connection lives as long as it does.
+struct Held {
+    incoming: Incoming,
+    _sender: hyper::client::conn::http1::SendRequest<Body>,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Failure {
+    fn into_response(self) -> Response<Body> {
+        match self {
+            Failure::Refused(why) => {
+                let detail = serde_json::json!({
+                    "type": "about:blank",
+                    "title": why.status.canonical_reason(),
+                    "status": why.status.as_u16(),
+                    "detail": why.detail,
+                });
+                let mut response = problem_json(why.status, detail.to_string());
+                // The request did not reach the origin.
+                response.extensions_mut().insert(NotSent);
+                response
+            }
+            Failure::NotSent(cause) => {
+                tracing::warn!(target: "semel::forward", cause = %Chain(&*cause), "no connection to the origin; nothing was sent");
+                let kind = ProblemType::OriginUnavailable;
+                let mut response = problem(kind, kind.default_status());
+                response.extensions_mut().insert(NotSent);
+                response
+            }
+            Failure::Lost(cause) => {
+                tracing::warn!(target: "semel::forward", cause = %Chain(&*cause), "the connection was lost after the request left");
+                let mut response = problem(ProblemType::OutcomeUnknown, StatusCode::BAD_GATEWAY);
+                response.extensions_mut().insert(Lost);
+                response
+            }
+            Failure::Silent => {
+                tracing::warn!(target: "semel::forward", "the origin did not answer within response_header_max");
+                let mut response = problem(ProblemType::OutcomeUnknown, StatusCode::GATEWAY_TIMEOUT);
+                response.extensions_mut().insert(Lost);
+                response
+            }
+        }
+    }
+}
+
+fn problem(kind: ProblemType, status: StatusCode) -> Response<Body> {
+    problem_json(status, Problem::new(kind).to_json(status))
+}
+
+fn problem_json(status: StatusCode, json: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(json));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+/// An error and its causes in one line.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! Connections to the one origin: who holds a connection can prove whether a request left on it.
+//!
+//! A connection is polled by the request that it carries, not by a task of its own, so that a short exchange costs no
+//! hand-over between tasks. While idle nobody polls it: whether it still lives is asked of the socket when it is taken.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use semel::Body;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::config::Origin;
+
+/// The connections of one thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    origin: Origin,
+    idle: Mutex<Vec<Idle>>,
+    idle_max: Duration,
+    connect_max: Duration,
+    in_use: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// One connection to the origin, and the right to have it in use.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Takes the next request.
+    pub sender: SendRequest<Body>,
+    /// Reads and writes when polled.
+    pub driver: Driver,
+    /// The socket below both.
+    pub socket: Socket,
+}
+
+/// Reads and writes a connection when polled, until it ends.
+#[derive(Debug)]
+pub(crate) struct Driver(Option<http1::Connection<TokioIo<Wire>, Body>>);
+
+impl Driver {
+    /// Goes on as far as it can; ready when the connection has ended, and from then on.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(driver) = &mut self.0 else { return Poll::Ready(()) };
+        // Why it ended is told to whoever waits for a response.
+        let _told_elsewhere = ready!(Pin::new(driver).poll(cx));
+        self.0 = None;
+        Poll::Ready(())
+    }
+
+    /// Goes on until the connection has ended or was handed over to another protocol.
+    pub(crate) async fn run_with_upgrades(self) {
+        if let Some(driver) = self.0 {
+            let _told_elsewhere = driver.with_upgrades().await;
+        }
+    }
+}
+
+/// Whether a connection carried requests before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Age {
+    /// It was just made.
+    Fresh,
+    /// The origin may be about to close it.
+    Reused,
+}
+
+impl Pool {
+    /// Without connections yet; at most `connections_max` will be in use at once.
+    pub(crate) fn new(origin: Origin, connections_max: usize, idle_max: Duration, connect_max: Duration) -> Pool {
+        Pool(Arc::new(Shared {
+            origin,
+            idle: Mutex::default(),
+            idle_max,
+            connect_max,
+            in_use: Arc::new(Semaphore::new(connections_max)),
+        }))
+    }
+
+    /// The origin.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+
+    /// Waits until one more connection may be in use.
+    pub(crate) async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.0.in_use).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let waiting = Arc::clone(&self.0.in_use).acquire_owned();
+        match tokio::time::timeout(self.0.connect_max, waiting).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "every connection to the origin is in use")),
+        }
+    }
+
+    /// An idle connection that lives, or else a new one.
+    pub(crate) async fn take(&self) -> io::Result<(Connection, Age)> {
+        loop {
+            let Some(idle) = self.0.idle.lock().pop() else { break };
+            if idle.since.elapsed() < self.0.idle_max && idle.connection.is_usable() {
+                return Ok((idle.connection, Age::Reused));
+            }
+        }
+        self.connect().await.map(|connection| (connection, Age::Fresh))
+    }
+
+    /// Makes a new connection.
+    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+        let address = (self.0.origin.host(), self.0.origin.port());
+        let stream = match tokio::time::timeout(self.0.connect_max, TcpStream::connect(address)).await {
+            Ok(stream) => stream?,
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within connect_max")),
+        };
+        stream.set_nodelay(true)?;
+        let socket = Socket(Arc::new(Counted { stream: Mutex::new(stream), written: AtomicU64::new(0) }));
+        let wire = Wire(Arc::clone(&socket.0));
+        let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(io::Error::other)?;
+        Ok(Connection { sender, driver: Driver(Some(driver)), socket })
+    }
+
+    /// Keeps a connection whose exchange is over, for the next one.
+    pub(crate) fn put(&self, connection: Connection) {
+        if !self.0.idle_max.is_zero() && connection.sender.is_ready() {
+            self.0.idle.lock().push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    /// Drops what has been idle for too long; never returns.
+    pub(crate) async fn housekeeping(&self) {
+        let mut ticks = tokio::time::interval(self.0.idle_max.max(Duration::from_secs(1)));
+        loop {
+            ticks.tick().await;
+            self.0.idle.lock().retain(|idle| idle.since.elapsed() < self.0.idle_max);
+        }
+    }
+}
+
+impl Connection {
+    fn is_usable(&self) -> bool {
+        self.sender.is_ready() && self.socket.is_quiet()
+    }
+}
+
+/// A view of a connection's socket beside the one that hyper owns.
+#[derive(Clone, Debug)]
+pub(crate) struct Socket(Arc<Counted>);
+
+impl Socket {
+    /// Bytes that the kernel has taken so far. What is not counted has not left this process.
+    pub(crate) fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Acquire)
+    }
+
+    /// Whether the other side has neither closed nor said anything that nobody asked for.
+    fn is_quiet(&self) -> bool {
+        let stream = self.0.stream.lock();
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        // Asked of the kernel itself: what tokio knows of the socket is as old as the last turn of its driver.
+        let peeked = socket2::SockRef::from(&*stream).peek(&mut byte);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    stream: Mutex<TcpStream>,
+    written: AtomicU64,
+}
+
+/// The socket as hyper reads and writes it.
+#[derive(Debug)]
+pub(crate) struct Wire(Arc<Counted>);
+
+impl Wire {
+    fn poll_counted(
+        &self,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let outcome = write(Pin::new(&mut *self.0.stream.lock()));
+        if let Poll::Ready(Ok(bytes)) = &outcome {
+            self.0.written.fetch_add(*bytes as u64, Ordering::AcqRel);
+        }
+        outcome
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream.lock()).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_counted(|stream| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_counted(|stream| stream.poll_write_vectored(cx, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream.lock()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream.lock()).poll_shutdown(cx)
+    }
+}

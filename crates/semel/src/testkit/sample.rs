@@ -1,0 +1,77 @@
+//! Keys, stamps and records to test with. The n-th of each is always the same, and differs from every other.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use semel_core::{
+    fingerprint::Fingerprint,
+    record::{ExchangeId, Kept, Phase, Reply},
+};
+
+use super::prng::Prng;
+use crate::store::{Put, Record, RecordKey, Stamp, Swap};
+
+/// How long a sample execution may take.
+pub const LEASE: Duration = Duration::from_secs(35);
+/// How long a sample reply may be replayed.
+pub const REPLAY_FOR: Duration = Duration::from_hours(24);
+/// How long a sample record lives.
+pub const RETENTION: Duration = Duration::from_hours(24 * 30);
+
+/// The n-th key. Keys look random, as digests do, so their order is not that of `n`.
+pub fn key(n: u64) -> RecordKey {
+    RecordKey::from_bytes(digest(n))
+}
+
+/// The `write`-th stamp of the n-th exchange.
+pub fn stamp(n: u64, write: u16) -> Stamp {
+    let mut prng = Prng::seeded(!n);
+    let exchange = ExchangeId(u128::from(prng.next()) << 64 | u128::from(prng.next()));
+    Stamp { exchange, write }
+}
+
+/// The n-th request's fingerprint.
+pub fn fingerprint(n: u64) -> Fingerprint {
+    Fingerprint::from_bytes(digest(n << 32 | 1))
+}
+
+/// A first claim of the n-th request.
+pub fn in_flight(n: u64) -> Record {
+    Record { fingerprint: fingerprint(n), attempt: 1, phase: Phase::InFlight { lease: LEASE }, retention: RETENTION }
+}
+
+/// The n-th request with an outcome that nobody knows.
+pub fn unknown(n: u64) -> Record {
+    Record { phase: Phase::Unknown, ..in_flight(n) }
+}
+
+/// The n-th request with a reply that is kept.
+pub fn completed(n: u64, content: impl Into<Bytes>) -> Record {
+    let headers = vec![
+        (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/json")),
+        (Bytes::from_static(b"location"), Bytes::from(format!("/orders/{n}"))),
+    ];
+    let reply = Reply { status: 201, headers, content: content.into() };
+    let phase = Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for: REPLAY_FOR };
+    Record { phase, ..in_flight(n) }
+}
+
+/// The n-th request, done, with a reply that was not kept.
+pub fn omitted(n: u64) -> Record {
+    let phase = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: REPLAY_FOR };
+    Record { phase, ..in_flight(n) }
+}
+
+/// "Put `record` with `stamp` if `expect` is there."
+pub fn put(expect: Option<Stamp>, stamp: Stamp, record: Record) -> Swap {
+    Swap { expect, put: Some(Put { stamp, record }) }
+}
+
+/// "Leave nothing if `expect` is there."
+pub fn remove(expect: Stamp) -> Swap {
+    Swap { expect: Some(expect), put: None }
+}
+
+fn digest(n: u64) -> [u8; 32] {
+    Prng::seeded(n).bytes(32).try_into().expect("asked for 32 bytes")
+}

@@ -1,0 +1,244 @@
+//! The catalogues that tests are named after: bugs seen in peers (`peers_12_...`) and black-box cases (`h15_...`).
+//!
+//! A test names its case in its own name, so the pages under `docs/reference/` are generated from the tests and a case
+//! without a test is found by `cargo xtask tidy`.
+
+use std::collections::BTreeMap;
+
+use crate::shell::Source;
+
+/// Whether a case can be met by what exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Due {
+    /// A test must be there.
+    Now,
+    /// No test can be there yet, for this reason.
+    Later(&'static str),
+}
+
+/// A bug that a peer shipped and Semel must not.
+pub(crate) struct PeerBug {
+    /// Its entry.
+    pub(crate) number: u16,
+    /// The mechanism, in one line.
+    pub(crate) what: &'static str,
+    /// Whether its test must be there.
+    pub(crate) due: Due,
+}
+
+/// A family of black-box cases.
+pub(crate) struct Family {
+    /// What its cases start with, in capitals.
+    pub(crate) letters: &'static str,
+    /// What it is about.
+    pub(crate) title: &'static str,
+    /// Its cases whose test must be there.
+    pub(crate) due: &'static [u16],
+}
+
+/// The tests of each case, as `path::name`, in order.
+#[derive(Default)]
+pub(crate) struct Tests {
+    peers: BTreeMap<u16, Vec<String>>,
+    conformance: BTreeMap<(String, u16), Vec<String>>,
+}
+
+impl Tests {
+    /// Reads the names of all tests.
+    pub(crate) fn of(sources: &[Source]) -> Tests {
+        let mut tests = Tests::default();
+        for source in sources.iter().filter(|source| is_rust_test_source(&source.path)) {
+            for name in functions(&source.text) {
+                let shown = format!("{}::{name}", source.path);
+                for number in peer_bugs_of(name) {
+                    tests.peers.entry(number).or_default().push(shown.clone());
+                }
+                for (letters, number) in conformance_cases_of(name) {
+                    tests.conformance.entry((letters, number)).or_default().push(shown.clone());
+                }
+            }
+        }
+        tests
+    }
+
+    /// Those of a bug.
+    pub(crate) fn of_peer_bug(&self, number: u16) -> &[String] {
+        self.peers.get(&number).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those of a black-box case.
+    pub(crate) fn of_conformance(&self, letters: &str, number: u16) -> &[String] {
+        self.conformance.get(&(letters.to_owned(), number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The numbers of a family that have a test, due or not.
+    pub(crate) fn numbers(&self, letters: &str) -> impl Iterator<Item = u16> {
+        self.conformance.keys().filter(move |(family, _)| family == letters).map(|(_, number)| *number)
+    }
+
+    /// What is due and has no test.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for bug in PEER_BUGS.iter().filter(|bug| bug.due == Due::Now && self.of_peer_bug(bug.number).is_empty()) {
+            missing.push(format!("no test is named peers_{:02}_...: {}", bug.number, bug.what));
+        }
+        for family in FAMILIES {
+            let letters = family.letters;
+            let untested = family.due.iter().filter(|number| self.of_conformance(letters, **number).is_empty());
+            let untested: Vec<String> = untested.map(|number| format!("{letters}{number}")).collect();
+            if !untested.is_empty() {
+                missing.push(format!("cases of the {} family without a test: {}", family.title, untested.join(" ")));
+            }
+        }
+        missing
+    }
+}
+
+const NEEDS_SHARED_STORE: Due = Due::Later("needs a store that several gateways share");
+const NEEDS_TRANSACTIONS: Due = Due::Later("needs the transactional mode");
+
+/// What peers shipped. The sentences say the mechanism, never whose it was.
+pub(crate) const PEER_BUGS: &[PeerBug] = &[
+    bug(1, "the same key with another path, query, method or content gets the other request's reply"),
+    bug(2, "the replay window is the request's time-out, so a later retry runs again"),
+    bug(3, "the client disconnects, the origin has run, the reply is lost and the retry runs again"),
+    bug(4, "an early error keeps the record in flight; waiters starve the winner's settle"),
+    bug(5, "failing to send the reply to a client that left frees the key"),
+    bug(6, "a request over the limit is silently unprotected"),
+    bug(7, "a refused concurrent request removes the record of the one that runs"),
+    bug(8, "look first, write after: concurrent requests all run"),
+    bug(9, "the query string does not count: another amount replays the first"),
+    bug(10, "a claim whose answer was lost meets itself and is refused for a day"),
+    bug(11, "a writer whose lease is over settles or releases another's claim"),
+    bug(12, "binary contents that decode to the same lossy text collide"),
+    bug(13, "numbers beyond double precision, duplicate members, `{}` and `[]`, reordered form fields collide"),
+    bug(14, "a status that nobody listed is not kept, so the retry runs again"),
+    bug(15, "an in-flight record without a lease is taken for an orphan"),
+    bug(16, "settling loses the fingerprint, so an identical retry is refused"),
+    bug(17, "9007199254740993 and 9007199254740992 have the same fingerprint"),
+    bug(18, "content is corrupted or cut on its way through, with or without a key"),
+    bug(19, "nothing is read again between the look-up and the claim"),
+    bug(20, "the route's pattern counts instead of the path: /orders/1 replays for /orders/2"),
+    bug(21, "a waiter's time-out removes the winner's record"),
+    PeerBug { number: 22, what: "the claim is local to the process, the store is not", due: NEEDS_SHARED_STORE },
+    bug(23, "a store that fails after the effect frees the key"),
+    bug(24, "any error, even while replaying, deletes the record"),
+    bug(25, "a dropped handler frees the key"),
+    bug(26, "the reply expires and the claim does not: refused for ever"),
+    bug(27, "after a crash the key is refused until its retention ends"),
+    bug(28, "waiters have no limit and do not notice that their client left"),
+    bug(29, "slow uploads hold what everybody needs"),
+    bug(30, "one caller gets another caller's reply"),
+    bug(31, "repeated header fields are lost or merged"),
+    bug(32, "Location and ETag are lost"),
+    bug(33, "the quoted and the bare form are two keys; the first of two fields wins; `:` is refused"),
+    bug(34, "a replay also runs the handler"),
+    bug(35, "an empty reply cannot be replayed"),
+    bug(36, "a replay has another status than the first reply"),
+    bug(37, "a streamed reply is kept before it is complete"),
+    bug(38, "a header of the client chooses where the request goes"),
+    bug(39, "a broken upload crashes the server"),
+    bug(40, "the same content under two keys is refused"),
+    bug(41, "an over-long, empty or non-ASCII key passes unprotected"),
+    bug(42, "credentials are kept in clear"),
+    bug(43, "key material is concatenated without lengths or domain"),
+    PeerBug { number: 44, what: "leases are decided by comparing two machines' clocks", due: NEEDS_SHARED_STORE },
+    bug(45, "a handler slower than the lease runs twice"),
+    bug(46, "a reply too large to keep frees the key"),
+    bug(47, "a replay is served before the API's own authorisation"),
+    PeerBug { number: 48, what: "a rollback erases the claim while the charge stands", due: NEEDS_TRANSACTIONS },
+];
+
+const fn bug(number: u16, what: &'static str) -> PeerBug {
+    PeerBug { number, what, due: Due::Now }
+}
+
+/// The black-box cases, by family. Not due yet: H38 to H41 (keys that number their attempts), C6, C7, C10, K14, K15 (a
+/// store that several gateways share), K7 to K9 (the embedded store's own tests have them), K16, K19, K20 (transactions),
+/// and the dialects of the sandbox and the client.
+pub(crate) const FAMILIES: &[Family] = &[
+    Family {
+        letters: "H",
+        title: "header dialect",
+        due: &[
+            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
+            30, 31, 32, 33, 34, 35, 36, 37, 42,
+        ],
+    },
+    Family { letters: "R", title: "resource-id dialect", due: &[] },
+    Family { letters: "G", title: "guard dialect", due: &[] },
+    Family { letters: "N", title: "natural-key dialect", due: &[] },
+    Family { letters: "C", title: "concurrency", due: &[1, 2, 3, 4, 5, 8, 9, 11] },
+    Family { letters: "K", title: "crash", due: &[1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 17, 18] },
+    Family { letters: "X", title: "expiry", due: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10] },
+    Family { letters: "SC", title: "scope and security", due: &[1, 2, 3, 4, 7, 8, 9, 14, 15] },
+    Family { letters: "L", title: "client", due: &[] },
+];
+
+fn is_rust_test_source(path: &str) -> bool {
+    path.starts_with("crates/") && std::path::Path::new(path).extension().is_some_and(|extension| extension == "rs")
+}
+
+/// The names of the functions in a source, tests or not: the forms that name a case are used for nothing else.
+fn functions(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let (before, after) = line.split_once("fn ")?;
+        if !before.split_whitespace().all(|word| ["async", "pub", "pub(crate)", "unsafe"].contains(&word)) {
+            return None;
+        }
+        let end = after.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+        Some(&after[..end])
+    })
+}
+
+/// `peers_12_18_lossy_text` names the bugs 12 and 18.
+fn peer_bugs_of(name: &str) -> Vec<u16> {
+    let Some(rest) = name.strip_prefix("peers_") else { return Vec::new() };
+    rest.split('_').map_while(|part| part.parse().ok()).collect()
+}
+
+/// `h15_k03_name` names the cases H15 and K3.
+fn conformance_cases_of(name: &str) -> Vec<(String, u16)> {
+    name.split('_')
+        .map_while(|part| {
+            let digits = part.find(|c: char| c.is_ascii_digit())?;
+            let letters = part[..digits].to_uppercase();
+            let known = FAMILIES.iter().any(|family| family.letters == letters);
+            known.then_some((letters, part[digits..].parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_names_name_their_cases() {
+        assert_eq!(peer_bugs_of("peers_07_refused_twin"), [7]);
+        assert_eq!(peer_bugs_of("peers_03_05_25_client_leaves"), [3, 5, 25]);
+        assert_eq!(peer_bugs_of("peers_are_many"), [0_u16; 0]);
+        assert_eq!(conformance_cases_of("h15_reused"), [("H".to_owned(), 15)]);
+        assert_eq!(conformance_cases_of("sc03_k1_x"), [("SC".to_owned(), 3), ("K".to_owned(), 1)]);
+        assert_eq!(conformance_cases_of("http2_upgrade"), []);
+        assert_eq!(conformance_cases_of("x_marks"), []);
+    }
+
+    #[test]
+    fn a_case_without_a_test_is_missing_and_one_with_a_test_is_not() {
+        let source = |text: &str| Source { path: "crates/a/tests/b.rs".into(), text: text.into() };
+        let missing = |tests: &Tests, what: &str| tests.missing().iter().any(|line| line.contains(what));
+        let none = Tests::of(&[]);
+        let some = Tests::of(&[source("    async fn peers_07_name() {\n fn h15_reused() {\n// fn h16_x()\n")]);
+        assert!(missing(&none, "peers_07") && !missing(&some, "peers_07"));
+        assert!(missing(&none, " H15 ") && !missing(&some, " H15 "));
+        assert!(missing(&some, " H16 "), "a comment is no test");
+        assert_eq!(some.of_peer_bug(7), ["crates/a/tests/b.rs::peers_07_name"]);
+    }
+
+    #[test]
+    fn catalogue_numbers_are_in_order_and_complete() {
+        let numbers: Vec<u16> = PEER_BUGS.iter().map(|bug| bug.number).collect();
+        assert_eq!(numbers, (1..=48).collect::<Vec<u16>>());
+    }
+}

@@ -1,0 +1,156 @@
+//! `cargo xtask generate`: the reference pages that are written from the code and its tests, never by hand.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context, bail};
+use semel_core::wire::ProblemType;
+
+use crate::{
+    cases::{Due, FAMILIES, PEER_BUGS, Tests},
+    shell,
+};
+
+/// What `generate` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Writes nothing; fails when a page is not what would be written.
+    #[arg(long)]
+    check: bool,
+}
+
+impl Args {
+    /// As CI runs it.
+    pub(crate) fn check() -> Args {
+        Args { check: true }
+    }
+}
+
+/// Writes or checks every page.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let mut stale = Vec::new();
+    for (path, render) in PAGES {
+        let page = render().with_context(|| format!("cannot write {path}"))?;
+        let file = shell::root().join(path);
+        if fs::read_to_string(&file).is_ok_and(|there| there == page) {
+            println!("   {path}: as it is");
+        } else if args.check {
+            stale.push(*path);
+        } else {
+            fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
+            fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))?;
+            println!("   {path}: written");
+        }
+    }
+    if !stale.is_empty() {
+        bail!("stale: {}; run `cargo xtask generate` and commit what it writes", stale.join(", "));
+    }
+    Ok(())
+}
+
+type Render = fn() -> anyhow::Result<String>;
+
+const PAGES: &[(&str, Render)] = &[
+    ("docs/reference/problems.md", problems),
+    ("docs/reference/configuration.md", configuration),
+    ("docs/reference/peers.md", peers),
+    ("docs/reference/conformance.md", conformance),
+];
+
+const BY_HAND: &str = "<!-- Written by `cargo xtask generate`; do not edit. -->\n";
+
+fn problems() -> anyhow::Result<String> {
+    let mut page = format!(
+        "{BY_HAND}# Problems\n\nEvery answer that Semel gives in its own name is `application/problem+json` (RFC 9457) with these members: `type`, \
+         `title`, `status`, `detail`, `code`, `retryable`. Go by `code`: it never changes, while a route may map the status. `retryable` says whether the \
+         very same request, sent again later with the same key, can fare better.\n\n\
+         | code | status | retryable | title |\n| --- | --- | --- | --- |\n"
+    );
+    for kind in ProblemType::ALL {
+        let retryable = if kind.retryable() { "yes" } else { "no" };
+        writeln!(
+            page,
+            "| [`{code}`](#{code}) | {} | {retryable} | {} |",
+            kind.default_status().as_u16(),
+            kind.title(),
+            code = kind.code()
+        )?;
+    }
+    for kind in ProblemType::ALL {
+        let status = kind.default_status();
+        writeln!(
+            page,
+            "\n## {}\n\n`{}`, by default {} {}. {}.\n\n{}",
+            kind.code(),
+            kind.uri(),
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default(),
+            kind.title(),
+            kind.default_detail()
+        )?;
+    }
+    Ok(page)
+}
+
+fn configuration() -> anyhow::Result<String> {
+    let mut page = format!(
+        "{BY_HAND}# Configuration\n\n`semel serve --config semel.toml`. `semel config check FILE` tells what is wrong with a file, `semel config show` \
+         prints every setting with its value.\n"
+    );
+    for (preset, what) in PRESETS {
+        let file = shell::root().join(format!("crates/semel-core/presets/{preset}.toml"));
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        write!(page, "\n## Preset `{preset}`\n\n{what}\n\n```toml\n{}\n```\n", text.trim_end())?;
+    }
+    Ok(page)
+}
+
+const PRESETS: &[(&str, &str)] = &[
+    ("ietf", "The base of every other preset: every setting of a route, with its default."),
+    ("stripe", "What it changes of `ietf`."),
+];
+
+fn peers() -> anyhow::Result<String> {
+    let tests = Tests::of(&shell::sources()?);
+    let mut page = format!(
+        "{BY_HAND}# Bugs that others shipped, and the tests that keep them out\n\nEach was seen in a library or gateway for idempotent requests. A test \
+         that keeps one out names its number: `peers_NN_...`.\n\n| # | bug | tests |\n| --- | --- | --- |\n"
+    );
+    for bug in PEER_BUGS {
+        let named = tests.of_peer_bug(bug.number);
+        let shown = match (named, bug.due) {
+            ([], Due::Now) => "none yet".to_owned(),
+            ([], Due::Later(why)) => why.to_owned(),
+            (named, Due::Now | Due::Later(_)) => listed(named),
+        };
+        writeln!(page, "| {} | {} | {shown} |", bug.number, bug.what)?;
+    }
+    Ok(page)
+}
+
+fn conformance() -> anyhow::Result<String> {
+    let tests = Tests::of(&shell::sources()?);
+    let mut page = format!(
+        "{BY_HAND}# Black-box cases\n\nWhat a correct server does, seen from outside. A test names its case: `h15_...` is case H15.\n"
+    );
+    for family in FAMILIES {
+        let mut numbers: Vec<u16> = family.due.iter().copied().chain(tests.numbers(family.letters)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if numbers.is_empty() {
+            continue;
+        }
+        write!(page, "\n## {}: {}\n\n| case | tests |\n| --- | --- |\n", family.letters, family.title)?;
+        for number in numbers {
+            let named = tests.of_conformance(family.letters, number);
+            let shown = if named.is_empty() { "none yet".to_owned() } else { listed(named) };
+            writeln!(page, "| {}{number} | {shown} |", family.letters)?;
+        }
+    }
+    Ok(page)
+}
+
+fn listed(tests: &[String]) -> String {
+    let mut shown: Vec<String> = tests.iter().map(|test| format!("`{test}`")).collect();
+    shown.sort();
+    shown.join("<br>")
+}
