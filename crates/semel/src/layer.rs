@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use semel_core::{
     admit::{self, Admission, Admitted, Covered, Head},
     exchange::{Answer, Executed},
@@ -340,7 +340,7 @@ where
     if parts.extensions.get::<Lost>().is_some() {
         return without(Executed::Unknown);
     }
-    let effect = declared_effect(&mut parts, &route).unwrap_or_else(|| route.effect_of(parts.status.as_u16()));
+    let effect = declared_effect(&mut parts, &route.marker).unwrap_or_else(|| route.effect_of(parts.status.as_u16()));
     let omitted = Kept::Omitted { status: parts.status.as_u16() };
     let replied = |kept, parts, body| Execution {
         executed: Executed::Replied { kept, effect },
@@ -365,9 +365,9 @@ where
 }
 
 /// What a response says of its effect beyond its status. What only Semel and its handler say to each other is taken out.
-pub(crate) fn declared_effect(parts: &mut http::response::Parts, route: &RoutePolicy) -> Option<Effect> {
+pub(crate) fn declared_effect(parts: &mut http::response::Parts, marker: &HeaderName) -> Option<Effect> {
     // Whether this is a replay, and what became of the key, is Semel's to say.
-    parts.headers.remove(&route.marker);
+    parts.headers.remove(marker);
     parts.headers.remove(wire::IDEMPOTENCY_STATUS);
     let declared = parts.headers.remove(wire::IDEMPOTENCY_EFFECT);
     let effect = parts.extensions.get::<Effect>().copied();
@@ -392,12 +392,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn of(covered: &mut Covered, head: Option<Parts>) -> Asked {
-        Asked {
-            route: Arc::clone(&covered.route),
-            resource: covered.resource.take(),
-            warning: covered.warning,
-            head,
-        }
+        Asked { route: Arc::clone(&covered.route), resource: covered.resource.take(), warning: covered.warning, head }
     }
 }
 
