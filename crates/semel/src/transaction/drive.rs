@@ -144,14 +144,22 @@ where
     let at = |stage| move |error: sqlx::Error| Failed::of::<DB>(stage, &error);
     let begin = DB::begin(&shared.pool, PATIENCE_MIN, shared.settings);
     let mut tx = within(settle_until, begin).await.map_err(at(Stage::Claim))?;
-    within(settle_until, DB::claimed(&mut tx)).await.map_err(at(Stage::Claim))?;
-    let execution = execute::<DB, W>(&mut tx, request, work, route, execute_until).await?;
-    if matches!(execution.executed, Executed::Replied { effect: Effect::Happened, .. }) {
-        within(settle_until, DB::check(&mut tx)).await.map_err(at(Stage::Settle))?;
+    let executing = async {
+        within(settle_until, DB::claimed(&mut tx)).await.map_err(at(Stage::Claim))?;
+        let execution = execute::<DB, W>(&mut tx, request, work, route, execute_until).await?;
+        let happened = matches!(execution.executed, Executed::Replied { effect: Effect::Happened, .. });
+        if happened {
+            within(settle_until, DB::check(&mut tx)).await.map_err(at(Stage::Settle))?;
+        }
+        Ok((execution, happened))
+    };
+    let executed = executing.await;
+    if let Ok((_, true)) = &executed {
         within(settle_until, tx.commit()).await.map_err(at(Stage::Commit))?;
     } else {
         rollback(tx).await;
     }
+    let (execution, _) = executed?;
     Ok(execution.response.unwrap_or_else(|| {
         let (kind, status) = match execution.executed {
             Executed::NotSent => (ProblemType::OriginUnavailable, None),
@@ -179,6 +187,14 @@ struct Driver<'a, DB: Register, W> {
     work: &'a W,
     pending: Pending,
     summary: Summary,
+}
+
+/// How a transaction is to end, and what the caller is told once it has.
+enum End {
+    Commit(Told),
+    /// The work is undone, and the record says that an effect elsewhere may have happened.
+    CommitElsewhere(Told),
+    Rollback(Told),
 }
 
 /// What a failed try left to find out.
@@ -255,34 +271,45 @@ where
 
     /// One transaction, from BEGIN to COMMIT or ROLLBACK.
     async fn once(&mut self) -> Result<Told, Failed> {
-        let at = |stage| move |error: sqlx::Error| Failed::of::<DB>(stage, &error);
-        let claiming_at = Instant::now();
-        let patience = self.patience_until.saturating_duration_since(claiming_at).max(PATIENCE_MIN);
+        let patience = self.patience_until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN);
         let begin = DB::begin(&self.shared.pool, patience, self.shared.settings);
-        let mut tx = within(self.settle_until, begin).await.map_err(at(Stage::Claim))?;
+        let mut tx = within(self.settle_until, begin).await.map_err(|error| Failed::of::<DB>(Stage::Claim, &error))?;
+        match self.claim_and_execute(&mut tx).await {
+            Ok(End::Commit(told)) => self.commit(tx, told, Pending::Commit).await,
+            Ok(End::CommitElsewhere(told)) => self.commit(tx, told, Pending::Elsewhere).await,
+            Ok(End::Rollback(told)) => {
+                rollback(tx).await;
+                Ok(told)
+            }
+            Err(failed) => {
+                rollback(tx).await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn claim_and_execute(&mut self, tx: &mut Transaction<'static, DB>) -> Result<End, Failed> {
+        let claiming_at = Instant::now();
         let (mut exchange, mut step) = self.open();
         let permit = loop {
             step = match step {
                 Step::Swap(swap) => {
-                    let swapped = self.swap(&mut tx, &swap, Stage::Claim).await?;
+                    let swapped = self.swap(tx, &swap, Stage::Claim).await?;
                     if matches!(&swapped, Swapped::Found(found) if found.stamp.exchange == self.id)
                         && let Pending::Commit(told) | Pending::Elsewhere(told) = self.take_pending()
                     {
                         // The transaction in doubt was committed.
-                        rollback(tx).await;
-                        return Ok(told);
+                        return Ok(End::Rollback(told));
                     }
                     exchange.on_swapped(swapped)
                 }
                 Step::Execute(permit) => break permit,
                 Step::Wait { .. } => unreachable!("the rules of this mode have no wait_max"),
-                Step::Answer(answer) => {
-                    rollback(tx).await;
-                    return Ok(told(answer));
-                }
+                Step::Answer(answer) => return Ok(End::Rollback(told(answer))),
             };
         };
-        within(self.settle_until, DB::claimed(&mut tx)).await.map_err(at(Stage::Claim))?;
+        let claimed = within(self.settle_until, DB::claimed(tx)).await;
+        claimed.map_err(|error| Failed::of::<DB>(Stage::Claim, &error))?;
         self.summary.claim += claiming_at.elapsed();
         self.summary.attempt = permit.attempt();
         match self.take_pending() {
@@ -294,32 +321,28 @@ where
 
     async fn execute_and_settle(
         &mut self,
-        mut tx: Transaction<'static, DB>,
+        tx: &mut Transaction<'static, DB>,
         mut exchange: Exchange,
         permit: Permit,
-    ) -> Result<Told, Failed> {
+    ) -> Result<End, Failed> {
         let info = ExecutionInfo { exchange: self.id, attempt: permit.attempt() };
         self.request.extensions_mut().insert(info);
         self.request.extensions_mut().insert(Operation(self.covered.record_key));
         let executing_at = Instant::now();
-        let execution =
-            execute::<DB, W>(&mut tx, &self.request, self.work, Some(&self.covered.route), self.execute_until).await?;
+        let executing =
+            execute::<DB, W>(tx, &self.request, self.work, Some(&self.covered.route), self.execute_until).await;
         self.summary.execute += executing_at.elapsed();
-        let Execution { executed, response, lost } = execution;
+        let Execution { executed, response, lost } = executing?;
         match &executed {
             Executed::Replied { effect: Effect::Happened, .. } => {
                 let settle = settle_of(exchange.on_executed(permit, executed));
-                let swapped = self.swap(&mut tx, &settle, Stage::Settle).await?;
+                let swapped = self.swap(tx, &settle, Stage::Settle).await?;
                 if swapped != Swapped::Done {
                     let error = "the work ended the transaction that it was given".to_owned();
                     return Err(Failed { stage: Stage::Settle, failure: Failure::Broken, error });
                 }
                 let answer = answer_of(exchange.on_swapped(swapped));
-                let settling_at = Instant::now();
-                let committed = within(self.settle_until, tx.commit()).await;
-                self.summary.settle += settling_at.elapsed();
-                let told = Told { answer, response, lost };
-                self.on_commit(committed, told, Pending::Commit)
+                Ok(End::Commit(Told { answer, response, lost }))
             }
             Executed::Replied { effect: Effect::Unknown, .. } | Executed::Unknown => {
                 tracing::error!(
@@ -334,10 +357,10 @@ where
                 self.settle_unknown(tx, exchange, permit, executed, told).await
             }
             Executed::Replied { effect: Effect::None, .. } | Executed::NotSent => {
-                // What this settle would put or leave is what is there when the claim is undone.
+                // What this settle would leave is what is there when the claim is undone.
                 settle_of(exchange.on_executed(permit, executed));
-                rollback(tx).await;
-                Ok(Told { answer: answer_of(exchange.on_swapped(Swapped::Done)), response, lost })
+                let answer = answer_of(exchange.on_swapped(Swapped::Done));
+                Ok(End::Rollback(Told { answer, response, lost }))
             }
         }
     }
@@ -345,37 +368,41 @@ where
     /// Undoes the work, and keeps that the outcome is unknown.
     async fn settle_unknown(
         &mut self,
-        mut tx: Transaction<'static, DB>,
+        tx: &mut Transaction<'static, DB>,
         mut exchange: Exchange,
         permit: Permit,
         executed: Executed,
         told: Option<Told>,
-    ) -> Result<Told, Failed> {
+    ) -> Result<End, Failed> {
         let settle = settle_of(exchange.on_executed(permit, executed));
         let answer = answer_of(exchange.on_swapped(Swapped::Done));
         let told = told.unwrap_or(Told { answer, response: None, lost: LostCause::Failed });
-        let settled = async {
-            DB::undo_work(&mut tx).await?;
-            match swap::<DB>(&mut tx, &self.covered.record_key, &settle, self.shared.now_ms()).await {
-                Ok(_) => tx.commit().await,
-                Err(SwapError::Database(error)) => Err(error),
-                Err(SwapError::Corrupt(what)) => Err(sqlx::Error::Protocol(what)),
-            }
+        let undone = within(self.settle_until, DB::undo_work(tx)).await;
+        let settled = match undone.map_err(|error| Failed::of::<DB>(Stage::Settle, &error)) {
+            Ok(()) => self.swap(tx, &settle, Stage::Settle).await.map(drop),
+            Err(failed) => Err(failed),
         };
-        let settled = within(self.settle_until, settled).await;
-        self.on_commit(settled, told, Pending::Elsewhere)
+        match settled {
+            Ok(()) => Ok(End::CommitElsewhere(told)),
+            Err(failed) => {
+                self.pending = Pending::Elsewhere(told);
+                Err(failed)
+            }
+        }
     }
 
-    fn on_commit(
+    async fn commit(
         &mut self,
-        committed: sqlx::Result<()>,
+        tx: Transaction<'static, DB>,
         told: Told,
         in_doubt: fn(Told) -> Pending,
     ) -> Result<Told, Failed> {
+        let settling_at = Instant::now();
+        let committed = within(self.settle_until, tx.commit()).await;
+        self.summary.settle += settling_at.elapsed();
         let Err(error) = committed else { return Ok(told) };
         let failed = Failed::of::<DB>(Stage::Commit, &error);
-        let pending = in_doubt(told);
-        self.pending = match (failed.failure, pending) {
+        self.pending = match (failed.failure, in_doubt(told)) {
             (_, pending @ Pending::Elsewhere(_)) | (Failure::Unavailable, pending) => pending,
             // In these words the database says that it has rolled back.
             (Failure::Conflict | Failure::Busy | Failure::Waited | Failure::Broken, _) => Pending::Nothing,
@@ -428,7 +455,12 @@ where
         std::mem::replace(&mut self.pending, Pending::Nothing)
     }
 
-    async fn swap(&mut self, tx: &mut Transaction<'static, DB>, wanted: &Swap, stage: Stage) -> Result<Swapped, Failed> {
+    async fn swap(
+        &mut self,
+        tx: &mut Transaction<'static, DB>,
+        wanted: &Swap,
+        stage: Stage,
+    ) -> Result<Swapped, Failed> {
         let swapping = swap::<DB>(tx, &self.covered.record_key, wanted, self.shared.now_ms());
         match timeout_at(self.settle_until, swapping).await {
             Ok(Ok(swapped)) => Ok(swapped),
@@ -620,9 +652,13 @@ fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
-async fn rollback<DB: Register>(tx: Transaction<'static, DB>) {
+async fn rollback<DB: Register>(mut tx: Transaction<'static, DB>) {
+    let rolling_back = async {
+        DB::mend(&mut tx).await;
+        tx.rollback().await
+    };
     // Dropping it rolls back as well, only later.
-    let _ = timeout(ROLLBACK_PATIENCE, tx.rollback()).await;
+    let _ = timeout(ROLLBACK_PATIENCE, rolling_back).await;
 }
 
 fn told(answer: Answer) -> Told {

@@ -74,6 +74,8 @@ impl Sealed for Postgres {
         sqlx::raw_sql("RELEASE SAVEPOINT semel_work").execute(&mut **tx).await.map(drop)
     }
 
+    async fn mend(_: &mut Transaction<'static, Postgres>) {}
+
     async fn insert(conn: &mut PgConnection, key: &RecordKey, row: &NewRow) -> sqlx::Result<u64> {
         let done = sqlx::query(concat!(
             "INSERT INTO semel_records (record_key, stamp, written_at_ms, expires_at_ms, trims_at_ms, record) ",

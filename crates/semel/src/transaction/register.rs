@@ -44,6 +44,9 @@ pub trait Sealed: sqlx::Database {
     /// Fails where a commit would not commit: a transaction in which a statement failed.
     fn check(tx: &mut Transaction<'static, Self>) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Before a rollback: makes sure that there is something to roll back, where the driver would not do without.
+    fn mend(tx: &mut Transaction<'static, Self>) -> impl Future<Output = ()> + Send;
+
     /// Inserts unless there is a row.
     fn insert(
         conn: &mut Self::Connection,

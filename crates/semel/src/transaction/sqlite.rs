@@ -38,6 +38,13 @@ impl Sealed for Sqlite {
         sqlx::raw_sql("RELEASE semel_work").execute(&mut **tx).await.map(drop)
     }
 
+    /// SQLite rolls back by itself when the disk is full, for one; a driver that then fails to roll back counts one
+    /// transaction too many, and the connection could begin no other.
+    async fn mend(tx: &mut Transaction<'static, Sqlite>) {
+        // Refused, and harmless, where the transaction is still there.
+        let _ = sqlx::raw_sql("BEGIN").execute(&mut **tx).await;
+    }
+
     async fn insert(conn: &mut SqliteConnection, key: &RecordKey, row: &NewRow) -> sqlx::Result<u64> {
         let now_ms = row.now_ms.expect("on SQLite the clock is the caller's");
         let done = sqlx::query(
