@@ -31,7 +31,7 @@ use self::{
     disk::{Disk, FolderLock, OsDisk},
     index::{Fingerprint, Place},
     keeper::{Job, Keeper},
-    log::{Act, Log, Request, Verdict, Writer},
+    log::{Act, Answer, Log, Request, Verdict, Writer},
 };
 use super::{Clock, PROBE_KEY, Store, StoreError, SystemClock};
 
@@ -389,7 +389,7 @@ fn bears_stamp_of(found: &Found, put: Option<&Put>) -> bool {
 }
 
 /// Encodes in the asker's thread what the writer appends.
-fn request(key: &RecordKey, swap: &Swap) -> (Request, oneshot::Receiver<Result<Verdict, StoreError>>) {
+fn request(key: &RecordKey, swap: &Swap) -> (Request, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     let bytes = match &swap.put {
         Some(put) => format::put_bytes(key, put),
