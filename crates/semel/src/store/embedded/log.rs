@@ -388,12 +388,21 @@ impl Writer {
             let request = queue.pop_front().expect("there is a front");
             match self.judge(&request, now) {
                 Ok(None) if started || self.room() >= FRAME_HEAD + len => self.append(request, now),
-                Ok(None) => match self.rotate_for(FRAME_HEAD + len) {
+                Ok(None) if FRAME_HEAD + len > self.log.segment_len() - PAGE => {
+                    let limit = self.log.segment_len() - PAGE - FRAME_HEAD;
+                    let why = format!("a record of {len} bytes is over the {limit} that a segment has room for");
+                    self.answers.push((request.reply, Err(StoreError::Full(why))));
+                }
+                Ok(None) => match self.rotate() {
                     Ok(()) => {
                         self.begin_frame();
                         self.append(request, now);
                     }
-                    Err(error) => self.answers.push((request.reply, Err(error))),
+                    Err(error) => {
+                        // It would be the same for all that wait, and each try costs barriers on a full disk.
+                        drop(request.reply.send(Err(error.clone())));
+                        queue.drain(..).for_each(|request| drop(request.reply.send(Err(error.clone()))));
+                    }
                 },
                 Ok(Some(verdict)) => self.answers.push((request.reply, Ok(verdict))),
                 Err(error) => self.answers.push((request.reply, Err(error))),
@@ -560,14 +569,6 @@ impl Writer {
             Ok(()) => StoreError::Full(format!("the disk of {}: {error}", self.log.folder.display())),
             Err(error) => self.log.set_poison("taking back a frame that the full disk cut short", &error),
         }
-    }
-
-    fn rotate_for(&mut self, len: usize) -> Result<(), StoreError> {
-        let limit = self.log.segment_len() - PAGE;
-        if len > limit {
-            return Err(StoreError::Full(format!("a record of {len} bytes is over the {limit} of a segment")));
-        }
-        self.rotate()
     }
 
     /// Goes on in a new segment. Its header is written with its first frame.

@@ -210,10 +210,8 @@ fn scan(
     if next_first_seq.is_none() {
         // A frame is written only after the one before it is durable. So one that can be read behind one that cannot
         // means that durable bytes were damaged; only the last frame of all can be torn.
-        let later = (at..bytes.len()).step_by(UNIT).find(|at| {
-            Frame::head(&bytes, *at, segment.generation).is_some_and(|frame| frame.seq > ended.next_seq)
-                && Frame::read(&bytes, *at, segment.generation).is_some()
-        });
+        let later = heads(&bytes, at, segment.generation)
+            .find(|at| Frame::read(&bytes, *at, segment.generation).is_some_and(|frame| frame.seq > ended.next_seq));
         if later.is_some() {
             return Err(corrupt(slot, ended.end, "a frame is damaged, and whole ones follow it"));
         }
@@ -222,6 +220,20 @@ fn scan(
         }
     }
     Ok(())
+}
+
+/// Where heads of frames of this generation may start, from `at` on.
+fn heads(bytes: &[u8], at: usize, generation: u64) -> impl Iterator<Item = usize> {
+    const GENERATION_AT: usize = 8;
+    let generation = generation.to_le_bytes();
+    let pages = bytes.chunks(PAGE).enumerate().skip(at / PAGE);
+    // A segment that was never full is mostly zeros.
+    let written = pages.filter(|(_, page)| **page != [0; PAGE][..page.len()]);
+    let words = written
+        .flat_map(|(n, page)| page.chunks_exact(UNIT).enumerate().map(move |(i, word)| (n * PAGE + i * UNIT, word)));
+    words
+        .filter(move |(_, word)| **word == generation)
+        .filter_map(move |(offset, _)| offset.checked_sub(GENERATION_AT).filter(|head| *head >= at))
 }
 
 fn apply(log: &Log, at: Fingerprint, place: Place) {

@@ -140,7 +140,9 @@ fn records_over_a_mebibyte_are_kept_and_those_over_a_segment_refused() {
     for n in 0..5 {
         world.replace(n, completed((1 << 20) + 12_345, 1000, 1000)).unwrap();
     }
-    assert!(matches!(world.replace(9, completed(5 << 20, 10, 10)), Err(StoreError::Full(_))));
+    let (over, beside) = (world.put(completed(5 << 20, 10, 10)), world.put(in_flight(100)));
+    world.batch(&[(9, Swap { expect: None, put: Some(over) }), (10, Swap { expect: None, put: Some(beside) })]);
+    assert_eq!((world.stamp(9), world.stamp(10).is_some()), (None, true));
     world.crash(Survival::Durable);
     world.verify();
     assert_eq!(world.segments(), 2);
