@@ -48,6 +48,9 @@ mod tests;
 
 /// The embedded store. Dropping it finishes what was asked, writes what makes the next opening fast, and leaves the
 /// folder to others.
+///
+/// Keys are told apart by their first 16 bytes; they are digests, so no two share them, and two that did would be told
+/// as [`StoreError::Corrupt`].
 pub struct EmbeddedStore {
     log: Arc<Log>,
     queue: Arc<Queue>,
@@ -75,7 +78,7 @@ pub struct Options {
     pub recycled_segments_max: usize,
     /// Bytes of records that one sweep may move out of old segments.
     pub copy_bytes_max: usize,
-    /// What ages are measured with.
+    /// What ages are measured with. Set back between two sessions, time goes on from the last frame of the log.
     pub clock: Arc<dyn Clock>,
     /// Where the files are.
     pub disk: Arc<dyn Disk>,
