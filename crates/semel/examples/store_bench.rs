@@ -102,13 +102,17 @@ fn replays(folder: &Path) {
     runtime.block_on(fill(&store, RECORDS));
     println!("RSS with 1M records just written: {} MB; {:?}", resident_bytes() >> 20, store.stats());
     runtime.block_on(async {
-        let started = Instant::now();
+        let (started, cpu) = (Instant::now(), cpu_seconds());
         for n in 0..RECORDS {
             let n = n.wrapping_mul(0x9e37_79b9) % RECORDS;
             let swap = Swap { expect: None, put: Some(claim(u128::from(n) | 1 << 100)) };
             assert!(matches!(store.swap(&key(n), &swap).await, Ok(Swapped::Found(_))));
         }
-        println!("replays on one thread: {:.0}/s", per(RECORDS, started.elapsed().as_secs_f64()));
+        println!(
+            "replays on one thread: {:.0}/s; {:.0} per second of CPU",
+            per(RECORDS, started.elapsed().as_secs_f64()),
+            per(RECORDS, cpu_seconds() - cpu)
+        );
     });
     drop(store);
     let (store, recovery) = EmbeddedStore::open(folder, Options::default()).expect("opens");
@@ -129,14 +133,17 @@ fn opening(folder: &Path) {
         std::fs::hard_link(&path, copy.join(path.file_name().expect("a name"))).expect("links");
     }
     std::mem::forget(store);
-    let (store, recovery) = EmbeddedStore::open(&copy, Options::default()).expect("opens");
-    println!("5M after a crash: {recovery:?}");
+    let cpu = cpu_seconds();
+    let options = Options { spare_segments: 0, ..Options::default() };
+    let (store, recovery) = EmbeddedStore::open(&copy, options.clone()).expect("opens");
+    println!("5M after a crash: {:.2} CPU s, {recovery:?}", cpu_seconds() - cpu);
     drop(store);
     for hint in files(&copy).filter(|path| path.extension().is_some_and(|e| e == "hint")) {
         std::fs::remove_file(hint).expect("removes");
     }
-    let (_store, recovery) = EmbeddedStore::open(&copy, Options::default()).expect("opens");
-    println!("5M without hints: {recovery:?}");
+    let cpu = cpu_seconds();
+    let (_store, recovery) = EmbeddedStore::open(&copy, options).expect("opens");
+    println!("5M without hints: {:.2} CPU s, {recovery:?}", cpu_seconds() - cpu);
 }
 
 fn files(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {

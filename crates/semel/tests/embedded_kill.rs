@@ -100,7 +100,7 @@ fn kill_one(folder: &Path, round: u64, answered: &mut BTreeMap<u64, Step>) {
 
 fn verify(folder: &Path, answered: &mut BTreeMap<u64, Step>) {
     let (store, recovery) = EmbeddedStore::open(folder, options()).expect("the folder opens after a kill");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         for (n, step) in answered.iter_mut() {
             let found = store.load(&key(*n)).await.expect("nothing is damaged");
@@ -132,7 +132,7 @@ fn verify(folder: &Path, answered: &mut BTreeMap<u64, Step>) {
 fn write_until_killed(folder: &Path, round: u64) -> ! {
     let (store, _) = EmbeddedStore::open(folder, options()).expect("the folder opens");
     let store = Arc::new(store);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let sweeping = Arc::new(AtomicBool::new(true));
     runtime.block_on(async {
         let mut tasks = Vec::new();
@@ -146,7 +146,7 @@ fn write_until_killed(folder: &Path, round: u64) -> ! {
                         (2, Swap { expect: Some(claim(n).stamp), put: Some(settled(n)) }),
                         (3, Swap { expect: Some(settled(n).stamp), put: None }),
                     ];
-                    for (step, swap) in swaps.iter().take(1 + n as usize % 3) {
+                    for (step, swap) in swaps.iter().take(1 + usize::try_from(n % 3).expect("small")) {
                         assert_eq!(store.swap(&key(n), swap).await, Ok(Swapped::Done));
                         // One write of one line, so that it is whole or not there; the point says that it is whole.
                         let line = format!("answered {n} {step} .\n");
@@ -176,7 +176,7 @@ fn claim(n: u64) -> Put {
 }
 
 fn settled(n: u64) -> Put {
-    let content = Bytes::from(vec![n as u8; (n % 97 * 20) as usize]);
+    let content = Bytes::from(n.to_le_bytes().repeat(usize::try_from(n % 97 * 3).expect("small")));
     let reply = Reply { status: 201, headers: Vec::new(), content };
     let replay_for = Duration::from_hours(24);
     put(n, 2, Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for })

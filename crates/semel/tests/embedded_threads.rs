@@ -23,7 +23,7 @@ fn open_with(disk: &SimulatedDisk, change: impl FnOnce(&mut Options)) -> Arc<Emb
     let mut options =
         Options { disk: Arc::new(disk.clone()), segment_bytes: 64 << 10, spare_segments: 0, ..Options::default() };
     change(&mut options);
-    Arc::new(EmbeddedStore::open(Path::new("/data"), options).unwrap().0)
+    Arc::new(EmbeddedStore::open(Path::new("/data"), options).expect("the folder opens").0)
 }
 
 fn key(n: u8) -> RecordKey {

@@ -187,7 +187,8 @@ pub(super) fn put_bytes(key: &RecordKey, put: &Put) -> Vec<u8> {
 /// The bytes of a removal, as [`put_bytes`].
 pub(super) fn removal_bytes(key: &RecordKey) -> Vec<u8> {
     let mut out = vec![0; RECORD_HEAD];
-    out[4..8].copy_from_slice(&(RECORD_HEAD as u32).to_le_bytes());
+    let size = u32::try_from(RECORD_HEAD).expect("a small constant");
+    out[4..8].copy_from_slice(&size.to_le_bytes());
     out[8] = REMOVAL;
     out[28..60].copy_from_slice(key.as_bytes());
     out

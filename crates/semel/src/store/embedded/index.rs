@@ -24,7 +24,7 @@ impl Fingerprint {
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Already a digest; folding both halves only protects tests that count keys up.
-        let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
+        let (high, low) = ((self.0 >> 64) as u64, low_u64(self.0));
         state.write_u64((high ^ low.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 }
@@ -77,7 +77,7 @@ impl Place {
         (self.0 >> 56) as usize % (1 << 24) * UNIT
     }
     pub(super) fn expires_ms(self) -> u64 {
-        self.0 as u64 & ((1 << 48) - 1)
+        low_u64(self.0) & ((1 << 48) - 1)
     }
     pub(super) fn kind(self) -> Option<PhaseKind> {
         match self.0 >> 48 & KIND {
@@ -160,7 +160,7 @@ impl Index {
     ) -> Vec<(Fingerprint, Place)> {
         let mut page = Vec::new();
         // Shards are in the order of their keys, so the first ones that fill the page are enough.
-        let first = after.map_or(0, |after| shard_of(after));
+        let first = after.map_or(0, shard_of);
         for shard in &self.shards[first..] {
             if page.len() >= limit {
                 break;
@@ -224,6 +224,11 @@ impl Index {
     fn shard(&self, at: Fingerprint) -> &RwLock<Shard> {
         &self.shards[shard_of(at)]
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+fn low_u64(bits: u128) -> u64 {
+    bits as u64
 }
 
 fn shard_of(at: Fingerprint) -> usize {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     format::{self, Hint, PAGE, RECORD_HEAD, RecordHead, SegmentHeader, SegmentKind},
     index::Place,
-    log::{Act, Log, Request, Segment, Spare, Verdict},
+    log::{Act, Answer, Log, Request, Segment, Spare},
 };
 use crate::store::StoreError;
 
@@ -96,8 +96,9 @@ impl Keeper {
     /// Writes zeros up to a segment's full length: blocks that were written once are overwritten without a journal.
     fn fill(&self, spare: &Spare) -> io::Result<()> {
         let zeros = vec![0; ZEROS_BYTES];
-        let mut at = (spare.file.len()? as usize).next_multiple_of(PAGE);
-        let end = self.log.options.segment_bytes as usize;
+        let len = usize::try_from(spare.file.len()?).expect("segments are at most 128 MiB");
+        let mut at = len.next_multiple_of(PAGE);
+        let end = self.log.segment_len();
         while at < end && !self.closing.load(Relaxed) {
             let len = ZEROS_BYTES.min(end - at);
             spare.file.write_all_at(&zeros[..len], at as u64)?;
@@ -113,7 +114,7 @@ impl Keeper {
         // removed or swept must be, because it may hide an older one.
         hint.places.retain(|(at, place)| {
             let place = place.in_segment(number);
-            place.kind().is_none() || self.log.index.get(*at).is_none_or(|now| same_spot(now, place))
+            self.log.index.get(*at).is_none_or(|now| same_spot(now, place))
         });
         let path = self.log.hint_path(segment.slot);
         let unfinished = path.with_extension("new");
@@ -194,9 +195,9 @@ impl Keeper {
             let mut batch = Vec::new();
             let mut bytes = 0;
             for place in places {
-                let Some((key_bytes, request)) = self.moved(place)? else { continue };
-                bytes += key_bytes;
-                batch.push((place, request));
+                let Some(moved) = self.moved(place)? else { continue };
+                bytes += moved.0.bytes.len();
+                batch.push(moved);
                 if bytes >= COPY_BATCH_BYTES || bytes >= left {
                     left = left.saturating_sub(bytes);
                     bytes = 0;
@@ -235,7 +236,7 @@ impl Keeper {
     }
 
     /// The request that moves the record at `place`, without its content if that is past its time.
-    fn moved(&self, place: Place) -> Result<Option<(usize, (Request, oneshot::Receiver<Answer>))>, StoreError> {
+    fn moved(&self, place: Place) -> Result<Option<Move>, StoreError> {
         let (head, bytes) = self.log.read_place(place)?.ok_or_else(|| self.log.damaged(place))?;
         let now = self.log.now_ms();
         let bytes = match head.trims_ms {
@@ -250,15 +251,11 @@ impl Keeper {
             }
         };
         let (reply, answer) = oneshot::channel();
-        Ok(Some((bytes.len(), (Request { key: head.key, act: Act::Copy { from: place }, bytes, reply }, answer))))
+        Ok(Some((Request { key: head.key, act: Act::Copy { from: place }, bytes, reply }, answer)))
     }
 
-    fn move_batch(
-        &self,
-        batch: Vec<(Place, (Request, oneshot::Receiver<Answer>))>,
-        submit: &dyn Fn(Vec<Request>),
-    ) -> Result<(), StoreError> {
-        let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|(_, both)| both).unzip();
+    fn move_batch(&self, batch: Vec<Move>, submit: &dyn Fn(Vec<Request>)) -> Result<(), StoreError> {
+        let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         self.log.copied.fetch_add(requests.len() as u64, Relaxed);
         submit(requests);
         for answer in answers {
@@ -268,7 +265,7 @@ impl Keeper {
     }
 }
 
-type Answer = Result<Verdict, StoreError>;
+type Move = (Request, oneshot::Receiver<Answer>);
 
 fn same_spot(a: Place, b: Place) -> bool {
     a.segment() == b.segment() && a.offset() == b.offset()

@@ -151,6 +151,11 @@ impl Log {
         self.options.disk.as_ref()
     }
 
+    /// Bytes of a full segment.
+    pub(super) fn segment_len(&self) -> usize {
+        usize::try_from(self.options.segment_bytes).expect("segments are at most 128 MiB")
+    }
+
     pub(super) fn segment_path(&self, slot: u32) -> PathBuf {
         self.folder.join(format!("{slot:08}.seg"))
     }
@@ -173,22 +178,19 @@ impl Log {
 
     /// What lives at `key` and is durable. Linearizable: a record in the index was current when it was looked up.
     pub(super) fn read(&self, key: &RecordKey) -> Result<Option<Found>, StoreError> {
-        let Some((place, head, bytes)) = self.read_bytes(key)? else { return Ok(None) };
-        let record = Record::decode(Bytes::from(bytes).slice(RECORD_HEAD..head.size))
-            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        let age = Duration::from_millis(self.now_ms().saturating_sub(head.written_ms));
-        Ok(record.at_age(age).map(|record| Found { stamp: head.stamp, age, abandoned: place.abandoned(), record }))
-    }
-
-    fn read_bytes(&self, key: &RecordKey) -> Result<Option<(Place, RecordHead, Vec<u8>)>, StoreError> {
         let at = Fingerprint::of(key);
         loop {
-            let Some(place) = self.index.get(at).filter(|place| place.expires_ms() > self.now_ms()) else {
-                return Ok(None);
-            };
-            if let Some((head, bytes)) = self.read_current(at, place)? {
-                return if head.key == *key { Ok(Some((place, head, bytes))) } else { Err(same_fingerprint()) };
+            let now = self.now_ms();
+            let Some(place) = self.index.get(at).filter(|place| place.expires_ms() > now) else { return Ok(None) };
+            let Some((head, bytes)) = self.read_current(at, place)? else { continue };
+            if head.key != *key {
+                return Err(same_fingerprint());
             }
+            let record = Record::decode(Bytes::from(bytes).slice(RECORD_HEAD..head.size))
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            let age = Duration::from_millis(now.saturating_sub(head.written_ms));
+            let abandoned = place.abandoned();
+            return Ok(record.at_age(age).map(|record| Found { stamp: head.stamp, age, abandoned, record }));
         }
     }
 
@@ -267,7 +269,7 @@ pub(super) struct Request {
     pub(super) act: Act,
     /// The record to append if the answer is yes.
     pub(super) bytes: Vec<u8>,
-    pub(super) reply: oneshot::Sender<Result<Verdict, StoreError>>,
+    pub(super) reply: oneshot::Sender<Answer>,
 }
 
 #[derive(Debug)]
@@ -289,6 +291,8 @@ pub(super) enum Verdict {
     Look,
 }
 
+pub(super) type Answer = Result<Verdict, StoreError>;
+
 /// Appends. There is one, and it is nobody's business but its thread's.
 pub(super) struct Writer {
     pub(super) log: Arc<Log>,
@@ -309,14 +313,14 @@ pub(super) struct Writer {
     pending: HashMap<Fingerprint, Option<Stamp>, std::hash::BuildHasherDefault<super::index::Identity>>,
     buffer: Vec<u8>,
     appended: Vec<Appended>,
-    answers: Vec<(oneshot::Sender<Result<Verdict, StoreError>>, Result<Verdict, StoreError>)>,
+    answers: Vec<(oneshot::Sender<Answer>, Answer)>,
 }
 
 struct Appended {
     at: Fingerprint,
     place: Place,
     head: RecordHead,
-    reply: oneshot::Sender<Result<Verdict, StoreError>>,
+    reply: oneshot::Sender<Answer>,
 }
 
 /// Where the log goes on after opening.
@@ -336,7 +340,7 @@ impl Writer {
     pub(super) fn start(log: Arc<Log>, jobs: mpsc::Sender<Job>, tail: Tail) -> Result<Writer, StoreError> {
         let (active, active_number) = {
             let segments = log.segments.read();
-            let last = segments.list.len() as u32 - 1;
+            let last = u32::try_from(segments.list.len()).expect("segments are numbered by 24 bits") - 1;
             (segments.list.back().expect("recovery leaves a segment to write to").clone(), segments.oldest + last)
         };
         let mut writer = Writer {
@@ -384,12 +388,21 @@ impl Writer {
             let request = queue.pop_front().expect("there is a front");
             match self.judge(&request, now) {
                 Ok(None) if started || self.room() >= FRAME_HEAD + len => self.append(request, now),
-                Ok(None) => match self.rotate_for(FRAME_HEAD + len) {
+                Ok(None) if FRAME_HEAD + len > self.log.segment_len() - PAGE => {
+                    let limit = self.log.segment_len() - PAGE - FRAME_HEAD;
+                    let why = format!("a record of {len} bytes is over the {limit} that a segment has room for");
+                    self.answers.push((request.reply, Err(StoreError::Full(why))));
+                }
+                Ok(None) => match self.rotate() {
                     Ok(()) => {
                         self.begin_frame();
                         self.append(request, now);
                     }
-                    Err(error) => self.answers.push((request.reply, Err(error))),
+                    Err(error) => {
+                        // It would be the same for all that wait, and each try costs barriers on a full disk.
+                        drop(request.reply.send(Err(error.clone())));
+                        queue.drain(..).for_each(|request| drop(request.reply.send(Err(error.clone()))));
+                    }
                 },
                 Ok(Some(verdict)) => self.answers.push((request.reply, Ok(verdict))),
                 Err(error) => self.answers.push((request.reply, Err(error))),
@@ -496,12 +509,11 @@ impl Writer {
             let Appended { at, place, head, .. } = appended;
             self.places.push((*at, *place));
             note_times(&self.active, head);
-            let replaced = match head.kind {
-                None => self.index.remove(*at),
-                Some(_) => {
-                    self.log.account_added(*place);
-                    self.index.put(*at, *place)
-                }
+            let replaced = if head.kind.is_none() {
+                self.index.remove(*at)
+            } else {
+                self.log.account_added(*place);
+                self.index.put(*at, *place)
             };
             if let Some(replaced) = replaced {
                 self.log.account_dropped(replaced);
@@ -559,14 +571,6 @@ impl Writer {
         }
     }
 
-    fn rotate_for(&mut self, len: usize) -> Result<(), StoreError> {
-        let limit = self.log.options.segment_bytes as usize - PAGE;
-        if len > limit {
-            return Err(StoreError::Full(format!("a record of {len} bytes is over the {limit} of a segment")));
-        }
-        self.rotate()
-    }
-
     /// Goes on in a new segment. Its header is written with its first frame.
     fn rotate(&mut self) -> Result<(), StoreError> {
         let spare = self.log.spares.lock().pop_front();
@@ -602,7 +606,7 @@ impl Writer {
     }
 
     fn room(&self) -> usize {
-        (self.log.options.segment_bytes as usize).saturating_sub(self.end())
+        self.log.segment_len().saturating_sub(self.end())
     }
 
     fn frame_len(&self) -> usize {

@@ -31,7 +31,7 @@ use self::{
     disk::{Disk, FolderLock, OsDisk},
     index::{Fingerprint, Place},
     keeper::{Job, Keeper},
-    log::{Act, Log, Request, Verdict, Writer},
+    log::{Act, Answer, Log, Request, Verdict, Writer},
 };
 use super::{Clock, PROBE_KEY, Store, StoreError, SystemClock};
 
@@ -48,6 +48,9 @@ mod tests;
 
 /// The embedded store. Dropping it finishes what was asked, writes what makes the next opening fast, and leaves the
 /// folder to others.
+///
+/// Keys are told apart by their first 16 bytes; they are digests, so no two share them, and two that did would be told
+/// as [`StoreError::Corrupt`].
 pub struct EmbeddedStore {
     log: Arc<Log>,
     queue: Arc<Queue>,
@@ -75,7 +78,7 @@ pub struct Options {
     pub recycled_segments_max: usize,
     /// Bytes of records that one sweep may move out of old segments.
     pub copy_bytes_max: usize,
-    /// What ages are measured with.
+    /// What ages are measured with. Set back between two sessions, time goes on from the last frame of the log.
     pub clock: Arc<dyn Clock>,
     /// Where the files are.
     pub disk: Arc<dyn Disk>,
@@ -389,7 +392,7 @@ fn bears_stamp_of(found: &Found, put: Option<&Put>) -> bool {
 }
 
 /// Encodes in the asker's thread what the writer appends.
-fn request(key: &RecordKey, swap: &Swap) -> (Request, oneshot::Receiver<Result<Verdict, StoreError>>) {
+fn request(key: &RecordKey, swap: &Swap) -> (Request, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     let bytes = match &swap.put {
         Some(put) => format::put_bytes(key, put),

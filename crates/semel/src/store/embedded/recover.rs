@@ -11,7 +11,7 @@ use std::{
 use super::{
     OpenError, Options, Recovery,
     disk::DiskFile,
-    format::{FORMAT, Frame, Hint, PAGE, RecordHead, SegmentHeader, SegmentKind, UNIT, Unreadable, padded, seed},
+    format::{FORMAT, Frame, Hint, PAGE, RecordHead, SegmentHeader, SegmentKind, UNIT, Unreadable, padded},
     index::{Fingerprint, Place},
     log::{Log, Segment, Spare, Tail, begin_segment, note_times, place_of},
 };
@@ -35,18 +35,16 @@ pub(super) fn recover(folder: &Path, options: Options) -> Result<(Log, Tail, Rec
     log.ahead_ms = ended.time_ms.saturating_sub(now_ms);
     recovery.session = ended.session + 1;
 
-    let tail = match files.last() {
-        Some(last) => tail(last, ended).map_err(|error| io_error("reading", last.segment.slot, error))?,
-        None => {
-            let spare = log.spares.get_mut().pop_front();
-            let spare = match spare {
-                Some(spare) => spare,
-                None => log.create_spare().map_err(|error| io_error("creating", 1, error))?,
-            };
-            let (segment, header) = begin_segment(spare, 1);
-            files.push(File { segment: Arc::new(segment), header });
-            Tail { write_from: 0, bytes: header.page().to_vec(), next_seq: 1, session: 1, places: Vec::new() }
-        }
+    let tail = if let Some(last) = files.last() {
+        tail(last, ended).map_err(|error| io_error("reading", last.segment.slot, error))?
+    } else {
+        let spare = match log.spares.get_mut().pop_front() {
+            Some(spare) => spare,
+            None => log.create_spare().map_err(|error| io_error("creating", 1, error))?,
+        };
+        let (segment, header) = begin_segment(spare, 1);
+        files.push(File { segment: Arc::new(segment), header });
+        Tail { write_from: 0, bytes: header.page().to_vec(), next_seq: 1, session: 1, places: Vec::new() }
     };
     log.segments.get_mut().list = files.into_iter().map(|file| file.segment).collect();
 
@@ -185,13 +183,14 @@ fn scan(
     let slot = segment.slot;
     let base = ended.end / PAGE * PAGE;
     let bytes = read_from(segment.file.as_ref(), base).map_err(|error| io_error("reading", slot, error))?;
-    let seed = seed(segment.generation);
     let mut at = ended.end - base;
     while let Some(frame) = Frame::read(&bytes, at, segment.generation).filter(|frame| frame.seq == ended.next_seq) {
         let mut offset = at + super::format::FRAME_HEAD;
         for _ in 0..frame.count {
-            let head = RecordHead::read_checked(&bytes[offset.min(bytes.len())..at + frame.len], seed)
-                .ok_or_else(|| corrupt(slot, base + offset, "a record does not fit its checksum"))?;
+            // The frame's checksum covers its records, so theirs need not be looked at here.
+            let head = RecordHead::read(&bytes[offset.min(at + frame.len)..at + frame.len])
+                .filter(|head| head.size <= at + frame.len - offset)
+                .ok_or_else(|| corrupt(slot, base + offset, "a frame holds fewer records than it says"))?;
             let place = place_of(&head, number, base + offset);
             apply(log, Fingerprint::of(&head.key), place);
             note_times(segment, &head);
@@ -211,10 +210,8 @@ fn scan(
     if next_first_seq.is_none() {
         // A frame is written only after the one before it is durable. So one that can be read behind one that cannot
         // means that durable bytes were damaged; only the last frame of all can be torn.
-        let later = (at..bytes.len()).step_by(UNIT).find(|at| {
-            Frame::head(&bytes, *at, segment.generation).is_some_and(|frame| frame.seq > ended.next_seq)
-                && Frame::read(&bytes, *at, segment.generation).is_some()
-        });
+        let later = heads(&bytes, at, segment.generation)
+            .find(|at| Frame::read(&bytes, *at, segment.generation).is_some_and(|frame| frame.seq > ended.next_seq));
         if later.is_some() {
             return Err(corrupt(slot, ended.end, "a frame is damaged, and whole ones follow it"));
         }
@@ -223,6 +220,20 @@ fn scan(
         }
     }
     Ok(())
+}
+
+/// Where heads of frames of this generation may start, from `at` on.
+fn heads(bytes: &[u8], at: usize, generation: u64) -> impl Iterator<Item = usize> {
+    const GENERATION_AT: usize = 8;
+    let generation = generation.to_le_bytes();
+    let pages = bytes.chunks(PAGE).enumerate().skip(at / PAGE);
+    // A segment that was never full is mostly zeros.
+    let written = pages.filter(|(_, page)| **page != [0; PAGE][..page.len()]);
+    let words = written
+        .flat_map(|(n, page)| page.chunks_exact(UNIT).enumerate().map(move |(i, word)| (n * PAGE + i * UNIT, word)));
+    words
+        .filter(move |(_, word)| **word == generation)
+        .filter_map(move |(offset, _)| offset.checked_sub(GENERATION_AT).filter(|head| *head >= at))
 }
 
 fn apply(log: &Log, at: Fingerprint, place: Place) {

@@ -107,6 +107,7 @@ impl SimulatedDisk {
     }
 
     /// What a machine that starts again finds. The disk that crashed stays as it is.
+    #[must_use]
     pub fn restart(&self, survival: Survival) -> SimulatedDisk {
         let state = self.0.lock();
         let mut coin = Coin(match survival {

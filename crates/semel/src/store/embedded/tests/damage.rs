@@ -25,7 +25,8 @@ fn errors_or_truth(world: &mut World, opened: Result<(), OpenError>) -> usize {
                     Err(StoreError::Corrupt(_)) => errors += 1,
                     Err(error) => panic!("{error}"),
                     Ok(is) => {
-                        assert_eq!(is, states[0].as_ref().and_then(|known| found(known, now, session)), "key {n}")
+                        let known = states[0].as_ref();
+                        assert_eq!(is, known.and_then(|known| found(known, now, session)), "key {n}");
                     }
                 }
             }
@@ -34,13 +35,16 @@ fn errors_or_truth(world: &mut World, opened: Result<(), OpenError>) -> usize {
     }
 }
 
+fn used(segment: &super::super::log::Segment) -> usize {
+    usize::try_from(segment.used.load(Ordering::Relaxed)).unwrap()
+}
+
 #[test]
 fn a_flipped_bit_anywhere_in_the_log_is_never_read_as_absent() {
     for cleanly_closed in [true, false] {
         let mut world = written();
         let log = world.parts().log.clone();
-        let segments: Vec<_> =
-            log.segments.read().list.iter().map(|s| (s.slot, s.used.load(Ordering::Relaxed) as usize)).collect();
+        let segments: Vec<_> = log.segments.read().list.iter().map(|s| (s.slot, used(s))).collect();
         // Of a log that was not closed, the last frame cannot be told from one that a crash cut short.
         world.claim(50).unwrap();
         if cleanly_closed {
@@ -68,7 +72,7 @@ fn a_flipped_bit_anywhere_in_the_log_is_never_read_as_absent() {
 fn a_torn_last_frame_is_dropped_and_told() {
     let mut world = written();
     let path = world.active_path();
-    let before = world.parts().log.segments.read().list.back().unwrap().used.load(Ordering::Relaxed) as usize;
+    let before = used(world.parts().log.segments.read().list.back().unwrap());
     world.claim(50).unwrap();
     world.parts = None;
     world.disk.edit(&path, |bytes| bytes[before + 100] ^= 1);

@@ -31,7 +31,7 @@ fn frames_of_a_recycled_segments_former_life_never_come_back() {
         for n in 0..30 {
             world.replace(round * 100 + n, completed(1000, 50, 50)).unwrap();
         }
-        world.clock.advance(Duration::from_secs(60));
+        world.clock.advance(Duration::from_mins(1));
         assert_eq!(world.sweep(), Ok(30));
         reopen(&mut world);
     }
@@ -83,13 +83,13 @@ fn a_long_lived_record_does_not_keep_the_short_lived_around_it() {
         for n in 0..30 {
             world.replace(1000 * (round + 1) + n, completed(1000, 50, 50)).unwrap();
         }
-        world.clock.advance(Duration::from_secs(60));
+        world.clock.advance(Duration::from_mins(1));
         world.sweep().unwrap();
     }
     assert!(world.segments() <= 4, "{} segments for ten records", world.segments());
     assert!(world.parts().log.stats().copied >= 10);
     let age_before = world.parts().log.read(&key(0)).unwrap().unwrap().age;
-    assert_eq!(age_before, Duration::from_secs(600), "moving a record does not make it younger");
+    assert_eq!(age_before, Duration::from_mins(10), "moving a record does not make it younger");
     reopen(&mut world);
 }
 
@@ -101,7 +101,7 @@ fn content_past_its_time_is_given_back_and_the_fact_is_kept() {
     }
     let before = world.segments();
     assert!(before >= 10);
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     world.sweep().unwrap();
     assert!(world.segments() <= 3, "{before} segments became {}", world.segments());
     world.verify();

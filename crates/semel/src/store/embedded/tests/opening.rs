@@ -1,6 +1,9 @@
 //! What an opening tells, and what it goes on with.
 
-use super::*;
+use super::{
+    Verdict::{Absent, Done, Look},
+    *,
+};
 
 #[test]
 fn a_second_opening_is_refused_while_the_first_holds_the_folder() {
@@ -63,12 +66,12 @@ fn hints_spare_reading_and_wrong_ones_are_ignored() {
         .list(&PathBuf::from(FOLDER))
         .unwrap()
         .into_iter()
-        .filter(|name| name.ends_with(".hint"))
         .map(|name| PathBuf::from(FOLDER).join(name))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "hint"))
         .collect();
     assert!(hints.len() >= 3);
     for hint in &hints {
-        let len = whole.open(hint).unwrap().len().unwrap() as usize;
+        let len = usize::try_from(whole.open(hint).unwrap().len().unwrap()).unwrap();
         for damage in [0, 13, 17, 30, 50, 80, len - 1] {
             world.disk = whole.restart(Survival::Written);
             world.disk.edit(hint, |bytes| bytes[damage] ^= 1);
@@ -137,7 +140,9 @@ fn records_over_a_mebibyte_are_kept_and_those_over_a_segment_refused() {
     for n in 0..5 {
         world.replace(n, completed((1 << 20) + 12_345, 1000, 1000)).unwrap();
     }
-    assert!(matches!(world.replace(9, completed(5 << 20, 10, 10)), Err(StoreError::Full(_))));
+    let (over, beside) = (world.put(completed(5 << 20, 10, 10)), world.put(in_flight(100)));
+    world.batch(&[(9, Swap { expect: None, put: Some(over) }), (10, Swap { expect: None, put: Some(beside) })]);
+    assert_eq!((world.stamp(9), world.stamp(10).is_some()), (None, true));
     world.crash(Survival::Durable);
     world.verify();
     assert_eq!(world.segments(), 2);
@@ -178,7 +183,6 @@ fn one_frame_holds_a_batch_and_each_swap_sees_the_one_before() {
     let (requests, answers): (Vec<_>, Vec<_>) = swaps.iter().map(|swap| request(&key(1), swap)).unzip();
     world.submit(requests);
     let verdicts: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap().unwrap()).collect();
-    use Verdict::{Absent, Done, Look};
     assert_eq!(verdicts, [Done, Look, Done, Done, Look, Done, Absent, Done]);
     assert_eq!(world.parts().log.stats().commits, commits + 1);
 }
