@@ -12,10 +12,12 @@ mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
-pub use reply::problem;
+pub use reply::{problem, problem_with_status};
 pub use secret::secret_in;
 pub use semel_core as core;

@@ -132,7 +132,8 @@ pub fn problem(policy: &Policy, route: Option<&RoutePolicy>, problem: &Problem) 
     response
 }
 
-pub(crate) fn problem_with_status(policy: &Policy, status: StatusCode, problem: &Problem) -> Response<Body> {
+/// The same with a status that neither the route nor the type has.
+pub fn problem_with_status(policy: &Policy, status: StatusCode, problem: &Problem) -> Response<Body> {
     let mut response = Response::new(Body::full(problem.to_json(status)));
     *response.status_mut() = status;
     let headers = response.headers_mut();

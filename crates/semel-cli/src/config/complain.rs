@@ -14,9 +14,16 @@ pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, mess
     let number = text[..start].matches('\n').count() + 1;
     let column = text[start..span.start].chars().count() + 1;
     let mut out = format!("{file}:{number}:{column}: ");
-    if let Some(member) = member_at(text, start, line, column) {
+    let member = member_at(text, start, line, column);
+    if let Some(member) = &member {
         let _ = write!(out, "{member}: ");
     }
+    // serde says only that a number is no text.
+    let is_duration = |name: &String| {
+        !name.ends_with("bytes_max") && (name.ends_with("_max") || name.ends_with("_for") || name.ends_with("grace"))
+    };
+    let wants = message.ends_with("expected a string") && member.as_ref().is_some_and(is_duration);
+    let message = if wants { format!("{message}, with a unit, such as \"30s\"") } else { message };
     let width = text.get(span).unwrap_or_default().lines().next().unwrap_or_default().chars().count();
     let width = width.clamp(1, (line.chars().count() + 1).saturating_sub(column).max(1));
     let gutter = number.to_string();

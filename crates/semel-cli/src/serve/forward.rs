@@ -15,21 +15,24 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, TRANSFER_ENCODING},
+    header::{CONNECTION, TRANSFER_ENCODING},
 };
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use semel::{
-    Body, BoxError,
+    Body, BoxError, Semel,
     effect::{Lost, NotSent},
 };
-use semel_core::wire::{Problem, ProblemType};
+use semel_core::{
+    policy::Policy,
+    wire::{Problem, ProblemType},
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    headers::{self, Peer, Wish},
+    headers::{self, Peer, Unforwardable, Wish},
     pool::{Age, Connection, Pool, Socket},
 };
 use crate::config::HostRule;
@@ -44,6 +47,8 @@ pub(crate) struct Settings {
     pub host: HostRule,
     /// How long the origin may be silent before its response begins. Covered requests have their own limit in the layer.
     pub response_header_max: Duration,
+    /// Whose words problems are told in.
+    pub semel: Semel,
     /// Where connections that left HTTP are counted, so that draining waits for them.
     pub tunnels: TaskTracker,
 }
@@ -93,7 +98,7 @@ impl tower::Service<Request<Body>> for Forwarder {
         Box::pin(async move {
             Ok(match shared.forward(request, &peer).await {
                 Ok(response) => response,
-                Err(failure) => failure.into_response(),
+                Err(failure) => failure.into_response(shared.settings.semel.policy()),
             })
         })
     }
@@ -108,6 +113,8 @@ enum Failure {
     Lost(BoxError),
     /// The origin was silent for too long after some of it had left.
     Silent,
+    /// The client's content broke off or could not be read, after some of it had left.
+    Client(BoxError),
 }
 
 /// Who limits how long an exchange takes.
@@ -170,6 +177,8 @@ impl Shared {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(mut error)) => match error.take_message() {
                 Some(request) => Err(Unanswered::Unsent(Box::new(request), error.into_error().into())),
+                // Whatever left of it, its client has sent something that is not HTTP, or has gone.
+                None if error.error().is_user() => Err(Unanswered::Failed(Failure::Client(error.into_error().into()))),
                 // hyper may have encoded it, but the kernel has taken nothing.
                 None if connection.socket.written() == written_before => {
                     Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
@@ -459,40 +468,42 @@ impl http_body::Body for Held {
 }
 
 impl Failure {
-    fn into_response(self) -> Response<Body> {
+    fn into_response(self, policy: &Policy) -> Response<Body> {
         match self {
             Failure::NotSent(cause) => {
                 tracing::warn!(target: "semel::forward", cause = %Chain(&*cause), "no connection to the origin; nothing was sent");
-                let kind = ProblemType::OriginUnavailable;
-                let mut response = problem(kind, kind.default_status());
+                let problem = Problem { retry_after: Some(1), ..Problem::new(ProblemType::OriginUnavailable) };
+                let mut response = semel::problem(policy, None, &problem);
                 response.extensions_mut().insert(NotSent);
                 response
             }
             Failure::Lost(cause) => {
                 tracing::warn!(target: "semel::forward", cause = %Chain(&*cause), "the connection was lost after the request left");
-                let mut response = problem(ProblemType::OutcomeUnknown, StatusCode::BAD_GATEWAY);
+                let problem = Problem::new(ProblemType::OutcomeUnknown);
+                let mut response = semel::problem_with_status(policy, StatusCode::BAD_GATEWAY, &problem);
+                response.extensions_mut().insert(Lost);
+                response
+            }
+            Failure::Client(cause) => {
+                tracing::debug!(target: "semel::forward", cause = %Chain(&*cause), "a client's content broke off");
+                let why = Unforwardable {
+                    status: StatusCode::BAD_REQUEST,
+                    detail: "The content broke off or its framing cannot be read. Some of it may have been forwarded.",
+                };
+                let mut response = why.into_response();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 response.extensions_mut().insert(Lost);
                 response
             }
             Failure::Silent => {
                 tracing::warn!(target: "semel::forward", "the origin did not answer within response_header_max");
-                let mut response = problem(ProblemType::OutcomeUnknown, StatusCode::GATEWAY_TIMEOUT);
+                let problem = Problem::new(ProblemType::OutcomeUnknown);
+                let mut response = semel::problem_with_status(policy, StatusCode::GATEWAY_TIMEOUT, &problem);
                 response.extensions_mut().insert(Lost);
                 response
             }
         }
     }
-}
-
-fn problem(kind: ProblemType, status: StatusCode) -> Response<Body> {
-    problem_json(status, Problem::new(kind).to_json(status))
-}
-
-fn problem_json(status: StatusCode, json: String) -> Response<Body> {
-    let mut response = Response::new(Body::full(json));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    response
 }
 
 /// An error and its causes in one line.
@@ -507,5 +518,83 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use semel::store::memory::MemoryStore;
+    use semel_core::{policy::Preset, scope::Secret};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A forwarder that has had one exchange, whose origin then closed the connection: with a reset if it left bytes of
+    /// the request unread.
+    async fn after_one_exchange(read: Read) -> (Arc<Shared>, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("an origin");
+        let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
+        let store = Arc::new(MemoryStore::new());
+        let settings = Settings {
+            host: HostRule::Preserve,
+            response_header_max: Duration::from_secs(5),
+            semel: Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([7; 32]), store),
+            tunnels: TaskTracker::new(),
+        };
+        let Forwarding(shared) = Forwarding::new(pool.clone(), settings);
+        let mut connection = pool.connect().await.expect("it accepts");
+        let origin = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut last = stream.read_u8().await.expect("a request");
+            while read == Read::All && last != b'!' {
+                last = stream.read_u8().await.expect("a request");
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("the forwarder reads");
+            stream
+        };
+        let (answer, stream) = tokio::join!(shared.exchange(&mut connection, request(), Patience::Layer), origin);
+        let mut incoming = answer.ok().expect("an answer").into_body();
+        assert!(matches!(gather(&mut connection, &mut incoming).await, Gathered::Whole { .. }));
+        drop(stream);
+        (shared, connection)
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Read {
+        Some,
+        All,
+    }
+
+    fn request() -> Request<Body> {
+        Request::post("/charges").header("host", "a").body(Body::full("1!")).expect("a request")
+    }
+
+    /// What a second try on a fresh connection rests on.
+    #[tokio::test]
+    async fn hyper_hands_back_what_it_did_not_write() {
+        let (shared, mut connection) = after_one_exchange(Read::All).await;
+        poll_fn(|cx| connection.driver.poll(cx)).await;
+        match shared.exchange(&mut connection, request(), Patience::Layer).await {
+            Err(Unanswered::Unsent(request, _)) => assert_eq!(request.body().as_full(), Some(&b"1!"[..])),
+            Err(Unanswered::Failed(failure)) => panic!("{failure:?}"),
+            Ok(response) => panic!("{response:?}"),
+        }
+    }
+
+    /// Hyper has taken the request, but the kernel refuses its first byte.
+    #[tokio::test]
+    async fn a_connection_that_takes_no_byte_has_sent_nothing() {
+        let (shared, mut connection) = after_one_exchange(Read::Some).await;
+        let written = connection.socket.written();
+        match shared.exchange(&mut connection, request(), Patience::Layer).await {
+            Err(Unanswered::Failed(Failure::NotSent(_)) | Unanswered::Unsent(..)) => {}
+            Err(Unanswered::Failed(failure)) => panic!("{failure:?}"),
+            Ok(response) => panic!("{response:?}"),
+        }
+        assert_eq!(connection.socket.written(), written);
     }
 }

@@ -190,7 +190,8 @@ fn origin_form(uri: &Uri) -> Option<Uri> {
         Some(path) if path == "*" => Some(Uri::from_static("*")),
         // Only a query: its display has the slash.
         Some(path) => PathAndQuery::from_str(&path.to_string()).ok().map(Uri::from),
-        None => Some(Uri::from_static("/")),
+        // A host and port alone is for CONNECT (RFC 9112 section 3.2.3).
+        None => None,
     }
 }
 
@@ -288,4 +289,240 @@ fn via(version: Version) -> HeaderValue {
         Version::HTTP_2 => "2 semel",
         _ => "1.1 semel",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn request(head: &str) -> Request<()> {
+        let mut lines = head.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut first = lines.next().expect("a request line").split(' ');
+        let mut request = Request::builder()
+            .method(first.next().expect("a method"))
+            .uri(first.next().expect("a target"))
+            .version(match first.next() {
+                Some("HTTP/1.0") => Version::HTTP_10,
+                Some("HTTP/2") => Version::HTTP_2,
+                _ => Version::HTTP_11,
+            });
+        for line in lines {
+            let (name, value) = line.split_once(": ").expect("a field");
+            request = request.header(name, value);
+        }
+        request.body(()).expect("a request")
+    }
+
+    fn shown(headers: &HeaderMap) -> String {
+        let mut lines: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().expect("visible"))).collect();
+        lines.sort();
+        lines.concat()
+    }
+
+    fn check_request(head: &str, rule: HostRule, expected: &Expect) {
+        let mut request = request(head);
+        assert_eq!(check(&request), Ok(()), "{head}");
+        let peer = Peer::new(([10, 0, 0, 9], 4000).into());
+        let wish = prepare_request(&mut request, &peer, rule, &HeaderValue::from_static("origin:3000"));
+        let line = format!("{} {} {:?} {wish:?}\n", request.method(), request.uri(), request.version());
+        expected.assert_eq(&(line + &shown(request.headers())));
+    }
+
+    #[test]
+    fn a_request_is_made_into_one_for_the_origin() {
+        check_request(
+            "GET /a?b HTTP/1.1\nHost: api.example",
+            HostRule::Preserve,
+            &expect![[r#"
+            GET /a?b HTTP/1.1 Http
+            forwarded: for=10.0.0.9;host="api.example";proto=http
+            host: api.example
+            via: 1.1 semel
+            x-forwarded-for: 10.0.0.9
+            x-forwarded-host: api.example
+            x-forwarded-proto: http
+        "#]],
+        );
+        check_request(
+            "GET /a?b HTTP/1.1\nHost: api.example",
+            HostRule::Upstream,
+            &expect![[r#"
+            GET /a?b HTTP/1.1 Http
+            forwarded: for=10.0.0.9;host="api.example";proto=http
+            host: origin:3000
+            via: 1.1 semel
+            x-forwarded-for: 10.0.0.9
+            x-forwarded-host: api.example
+            x-forwarded-proto: http
+        "#]],
+        );
+        check_request(
+            "GET /a HTTP/1.0",
+            HostRule::Preserve,
+            &expect![[r#"
+            GET /a HTTP/1.1 Http
+            forwarded: for=10.0.0.9;proto=http
+            host: origin:3000
+            via: 1.0 semel
+            x-forwarded-for: 10.0.0.9
+            x-forwarded-proto: http
+        "#]],
+        );
+        check_request(
+            "GET http://api.example:8080/a HTTP/2\ncookie: a=1\ncookie: b=2",
+            HostRule::Preserve,
+            &expect![[r#"
+                GET /a HTTP/1.1 Http
+                cookie: a=1; b=2
+                forwarded: for=10.0.0.9;host="api.example:8080";proto=http
+                host: api.example:8080
+                via: 2 semel
+                x-forwarded-for: 10.0.0.9
+                x-forwarded-host: api.example:8080
+                x-forwarded-proto: http
+            "#]],
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_here_and_what_connection_names_with_them() {
+        check_request(
+            "POST /a HTTP/1.1
+             Host: api.example
+             Connection: keep-alive, X-Private
+             Connection: te, authorization, x-forwarded-for
+             Keep-Alive: timeout=5
+             Proxy-Connection: keep-alive
+             TE: gzip;q=0.5, Trailers
+             Transfer-Encoding: chunked
+             Trailer: X-Sum
+             Upgrade: h2c
+             X-Private: 1
+             X-Public: 1
+             X-Public: 2
+             Authorization: Bearer t
+             Expect: 100-Continue
+             Idempotency-Key: k",
+            HostRule::Preserve,
+            &expect![[r#"
+                POST /a HTTP/1.1 Http
+                authorization: Bearer t
+                forwarded: for=10.0.0.9;host="api.example";proto=http
+                host: api.example
+                idempotency-key: k
+                te: trailers
+                trailer: X-Sum
+                via: 1.1 semel
+                x-forwarded-for: 10.0.0.9
+                x-forwarded-host: api.example
+                x-forwarded-proto: http
+                x-public: 1
+                x-public: 2
+            "#]],
+        );
+        check_request(
+            "GET /ws HTTP/1.1\nHost: a\nConnection: keep-alive, Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: x",
+            HostRule::Preserve,
+            &expect![[r#"
+                GET /ws HTTP/1.1 Upgrade
+                connection: upgrade
+                forwarded: for=10.0.0.9;host="a";proto=http
+                host: a
+                sec-websocket-key: x
+                upgrade: websocket
+                via: 1.1 semel
+                x-forwarded-for: 10.0.0.9
+                x-forwarded-host: a
+                x-forwarded-proto: http
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_earlier_hops_said_is_kept_and_added_to() {
+        check_request(
+            "GET /a HTTP/1.1
+             Host: inner
+             Forwarded: for=1.1.1.1
+             X-Forwarded-For: 1.1.1.1
+             X-Forwarded-For: 2.2.2.2
+             X-Forwarded-Proto: https
+             X-Forwarded-Host: outer
+             Via: 2 edge",
+            HostRule::Preserve,
+            &expect![[r#"
+                GET /a HTTP/1.1 Http
+                forwarded: for=1.1.1.1, for=10.0.0.9;host="inner";proto=http
+                host: inner
+                via: 2 edge, 1.1 semel
+                x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.0.0.9
+                x-forwarded-host: outer
+                x-forwarded-proto: https
+            "#]],
+        );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_quoted_and_a_mapped_one_is_ipv4() {
+        let told = |address: &str| {
+            let peer = Peer::new(address.parse().expect("an address"));
+            format!("{} {}", peer.forwarded_for, peer.address.to_str().expect("visible"))
+        };
+        assert_eq!(told("[2001:db8::1]:80"), "for=\"[2001:db8::1]\" 2001:db8::1");
+        assert_eq!(told("[::ffff:1.2.3.4]:80"), "for=1.2.3.4 1.2.3.4");
+    }
+
+    #[test]
+    fn what_no_origin_should_interpret_is_refused() {
+        let cases = [
+            ("GET /a HTTP/1.1", 400),
+            ("GET /a HTTP/1.1\nHost: a\nHost: a", 400),
+            ("GET /a HTTP/1.1\nHost: a\" for=b", 400),
+            ("GET /a HTTP/1.1\nHost: user@a", 400),
+            ("CONNECT a:80 HTTP/1.1\nHost: a:80", 501),
+            ("GET a:80 HTTP/1.1\nHost: a:80", 400),
+        ];
+        for (head, status) in cases {
+            let refused = check(&request(head)).err().map_or(200, |why| why.status.as_u16());
+            assert_eq!(refused, status, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_made_into_one_for_the_client() {
+        let mut response = Response::builder()
+            .status(200)
+            .header("connection", "close, x-private")
+            .header("keep-alive", "timeout=5")
+            .header("upgrade", "h2c")
+            .header("transfer-encoding", "chunked")
+            .header("x-private", "1")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2")
+            .header("trailer", "x-sum")
+            .body(())
+            .expect("a response");
+        prepare_response(&mut response);
+        expect![[r#"
+            set-cookie: a=1
+            set-cookie: b=2
+            trailer: x-sum
+        "#]]
+        .assert_eq(&shown(response.headers()));
+        let mut switching = Response::builder()
+            .status(101)
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .body(())
+            .expect("a response");
+        prepare_response(&mut switching);
+        expect![[r#"
+            connection: upgrade
+            upgrade: websocket
+        "#]]
+        .assert_eq(&shown(switching.headers()));
+    }
 }

@@ -9,6 +9,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -17,7 +18,7 @@ use semel::{
     Semel,
     store::{
         Store,
-        embedded::{EmbeddedStore, Options},
+        embedded::{EmbeddedStore, Options, Recovery},
         memory::MemoryStore,
     },
 };
@@ -31,6 +32,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::{
     admin::Admin,
+    authorize::AskAddress,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Serving},
@@ -39,6 +41,8 @@ use self::{
 use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
 
 mod admin;
+mod authorize;
+mod descriptors;
 mod drain;
 mod forward;
 mod framing;
@@ -48,6 +52,9 @@ mod pool;
 mod published;
 #[cfg(test)]
 mod tests;
+
+/// How long a thread may take to end once nothing runs on it: looking up a name can block.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// How serving ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,11 +72,20 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
     log_to_stderr(&gateway)?;
+    let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let secret = semel::secret_in(&gateway.data)?;
     let (store, recovery) = open_store(&gateway)?;
-    let semel = Semel::new(policy, secret, store);
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store));
+    if let Some(question) = gateway.authorize.clone() {
+        let ask = AskAddress::new(question, &gateway, &semel);
+        semel = semel.authorize_replays(Arc::new(ask));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(&gateway, &origin, semel, &recovery))
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, &recovery));
+    // Nothing uses the store any more, so that this closes it: the next start reads less.
+    runtime.shutdown_timeout(LINGER_MAX);
+    drop(store);
+    ended
 }
 
 fn log_to_stderr(gateway: &Gateway) -> anyhow::Result<()> {
@@ -87,34 +103,38 @@ fn log_to_stderr(gateway: &Gateway) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The store, and what was found in it.
+/// The store, and what was found in it, in words.
 fn open_store(gateway: &Gateway) -> anyhow::Result<(Arc<dyn Store>, String)> {
     match gateway.store {
-        StoreKind::Memory => Ok((
-            Arc::new(MemoryStore::new()),
-            "records in memory: they are forgotten when this process ends".to_owned(),
-        )),
+        StoreKind::Memory => {
+            let words = "records in memory, all forgotten when this process ends";
+            Ok((Arc::new(MemoryStore::new()), words.to_owned()))
+        }
         StoreKind::Embedded => {
-            let folder = gateway.data.join("records");
-            let (store, found) = EmbeddedStore::open(&folder, Options::default())?;
-            let mut text = format!("records in {}: {} found", folder.display(), found.records);
-            if found.abandoned_in_flight > 0 {
-                let _ = write!(
-                    text,
-                    ", {} of them in flight when the gateway died: now unknown",
-                    found.abandoned_in_flight
-                );
-            }
-            if found.torn_bytes > 0 {
-                let _ = write!(
-                    text,
-                    "; the last {} bytes were cut short by a crash and held nothing confirmed",
-                    found.torn_bytes
-                );
-            }
-            Ok((Arc::new(store), text))
+            let (store, recovery) = EmbeddedStore::open(&gateway.data, Options::default())
+                .with_context(|| format!("cannot open the records in {}", gateway.data.display()))?;
+            Ok((Arc::new(store), recovered(&recovery)))
         }
     }
+}
+
+fn recovered(recovery: &Recovery) -> String {
+    let mut words = format!("{} record(s), opened in {:.0?}", recovery.records, recovery.took);
+    if recovery.abandoned_in_flight > 0 {
+        let _ = write!(
+            words,
+            "; {} of them were in flight when the process before ended: their outcome is unknown",
+            recovery.abandoned_in_flight
+        );
+    }
+    if recovery.torn_bytes > 0 {
+        let _ = write!(
+            words,
+            "; a last write of {} bytes was cut short and left out: nobody had been told that it was done",
+            recovery.torn_bytes
+        );
+    }
+    words
 }
 
 async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str) -> anyhow::Result<Ended> {
@@ -128,7 +148,7 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
     let policy = Bytes::from(published::document(semel.policy()));
     let open = Open { closing: CancellationToken::new(), connections: TaskTracker::new(), semel };
     let stop = CancellationToken::new();
-    let mut threads = Vec::new();
+    let (mut threads, mut handles) = (Vec::new(), Vec::new());
     for number in 0..gateway.threads {
         let (sender, receiver) = mpsc::unbounded_channel();
         threads.push(sender);
@@ -142,7 +162,8 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
             stop: stop.clone(),
         };
         let name = format!("semel-serve-{number}");
-        thread::Builder::new().name(name).spawn(move || part.run(receiver)).context("cannot start a thread")?;
+        let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
+        handles.push(handle.context("cannot start a thread")?);
     }
     let admin = operators.as_ref().map(|(_, address)| *address);
     announce(gateway, origin, listening, admin, open.semel.policy(), recovery);
@@ -160,6 +181,11 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
     accepting.await.context("the acceptor failed")?;
     let ended = open.finish(gateway.drain_max, signals).await;
     stop.cancel();
+    for handle in handles {
+        if handle.join().is_err() {
+            tracing::error!(target: "semel::serve", "a serving thread had panicked");
+        }
+    }
     Ok(ended)
 }
 
@@ -206,6 +232,7 @@ impl Part {
             let settings = Settings {
                 host: gateway.host,
                 response_header_max: gateway.response_header_max,
+                semel: self.semel.clone(),
                 tunnels: self.connections.clone(),
             };
             let policy = match gateway.publish_policy {
@@ -227,6 +254,7 @@ impl Part {
             // The acceptor is gone. Connections and executions are tasks of this runtime, until all are finished.
             self.stop.cancelled().await;
         });
+        runtime.shutdown_timeout(LINGER_MAX);
     }
 }
 

@@ -237,3 +237,128 @@ impl Serialize for Seconds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use semel_core::policy::Preset;
+
+    use super::*;
+
+    #[test]
+    fn the_document_of_the_default_policy() {
+        expect![[r#"
+            {
+              "version": 1,
+              "scope": {
+                "principal_headers": [
+                  "Authorization",
+                  "X-Api-Key"
+                ],
+                "operation": [
+                  "method",
+                  "route",
+                  "path"
+                ]
+              },
+              "routes": [
+                {
+                  "path": "/*",
+                  "methods": [
+                    "POST",
+                    "PATCH"
+                  ],
+                  "key": {
+                    "in": "header",
+                    "name": "Idempotency-Key",
+                    "grammar": "any",
+                    "form": "lenient",
+                    "attempt_suffix": "literal",
+                    "presence": "optional"
+                  },
+                  "fingerprint": {
+                    "always": [
+                      "method",
+                      "path",
+                      "query",
+                      "content-type",
+                      "content-encoding"
+                    ],
+                    "content": "raw"
+                  },
+                  "effect_by_status": {
+                    "happened": [
+                      "2xx",
+                      "3xx"
+                    ],
+                    "none": [
+                      "4xx",
+                      "503"
+                    ],
+                    "unknown": [
+                      "500-502",
+                      "504-599"
+                    ]
+                  },
+                  "retry": {
+                    "reply": "kept",
+                    "on_completed": "replay",
+                    "on_mismatch": "refuse",
+                    "on_unknown": "refuse",
+                    "on_expired": "refuse",
+                    "on_late": "ignore",
+                    "marker": "Idempotent-Replayed",
+                    "headers_omitted": [
+                      "Date",
+                      "Set-Cookie"
+                    ]
+                  },
+                  "times_seconds": {
+                    "execution_max": 30,
+                    "wait_max": 0,
+                    "request_read_max": 30,
+                    "replay_for": 86400,
+                    "remember_for": 2592000,
+                    "unknown_for": 2592000
+                  },
+                  "bytes_max": {
+                    "key": 255,
+                    "request_body": 1048576,
+                    "reply_body": 1048576
+                  },
+                  "problems": {
+                    "in-flight": 409,
+                    "key-invalid": 400,
+                    "key-missing": 400,
+                    "key-reused": 422,
+                    "origin-unavailable": 502,
+                    "outcome-unknown": 409,
+                    "reply-gone": 409,
+                    "request-incomplete": 400,
+                    "request-timeout": 408,
+                    "request-too-large": 413,
+                    "resource-exists": 409,
+                    "resource-id-reused": 409,
+                    "slot-taken": 409,
+                    "store-unavailable": 503,
+                    "too-late": 412
+                  }
+                }
+              ]
+            }
+        "#]]
+        .assert_eq(&document(&Policy::preset(Preset::Ietf)));
+    }
+
+    #[test]
+    fn every_preset_can_be_published() {
+        for preset in Preset::ALL {
+            let json: serde_json::Value = serde_json::from_str(&document(&Policy::preset(preset))).expect("JSON");
+            let routes = json["routes"].as_array().expect("a list");
+            assert_eq!(routes.len(), Policy::preset(preset).routes().len(), "{}", preset.name());
+            for route in routes {
+                assert_eq!(route["problems"].as_object().expect("by code").len(), ProblemType::ALL.len());
+            }
+        }
+    }
+}

@@ -370,12 +370,3 @@ async fn a_stopped_process_does_not_send_late() {
     }
     assert_eq!(origin.seen().len(), 1);
 }
-
-#[tokio::test]
-async fn two_gateways_never_share_a_folder() {
-    let (origin, first) = plain().await;
-    let said = first.setup.try_start().await.expect_err("the folder is taken");
-    assert!(said.contains("data"), "it says what is wrong: {said}");
-    assert_eq!(first.send(&post("/orders").key("k")).await.status, 201);
-    assert_eq!(origin.effects(), 1);
-}

@@ -1,6 +1,6 @@
 //! The embedded store in the suite: once closed and opened again, and once left as a killed process leaves it.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, fs, io, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use semel::{
@@ -94,8 +94,7 @@ impl Subject for EmbeddedSubject {
                 drop(store.expect("no case holds on to the store across a reopening"));
             }
             Ending::Killed => {
-                let copy = TempDir::new().expect("a folder for temporary files");
-                copy_files(self.folder.path(), copy.path()).expect("the files can be read while they are in use");
+                let copy = copy_at_one_moment(self.folder.path());
                 self.store = None;
                 self.folder = copy;
             }
@@ -104,16 +103,24 @@ impl Subject for EmbeddedSubject {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let into = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir(&into)?;
-            copy_files(&entry.path(), &into)?;
-        } else {
-            fs::copy(entry.path(), into)?;
+/// A process dies at one moment, and a copy takes a while in which the store prepares and renames segments: so it counts
+/// only if the folder held the same files before and after it.
+fn copy_at_one_moment(from: &Path) -> TempDir {
+    const TRIES_MAX: u32 = 1_000;
+    for _ in 0..TRIES_MAX {
+        let copy = TempDir::new().expect("a folder for temporary files");
+        let before = names(from).expect("the folder can be listed");
+        let copied = before.iter().try_for_each(|name| fs::copy(from.join(name), copy.path().join(name)).map(drop));
+        match copied {
+            Ok(()) if names(from).expect("the folder can be listed") == before => return copy,
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => panic!("the files can be read while they are in use: {error}"),
         }
     }
-    Ok(())
+    panic!("the folder changed during each of {TRIES_MAX} copies of it")
+}
+
+fn names(folder: &Path) -> io::Result<BTreeSet<OsString>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }

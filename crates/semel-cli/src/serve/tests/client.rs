@@ -67,6 +67,36 @@ async fn sc15_a_bad_chunk_of_a_covered_request_is_refused_before_anything_is_cla
 }
 
 #[tokio::test]
+async fn sc15_a_bad_chunk_where_no_route_covers_ends_the_connection() {
+    let origin = ScriptedOrigin::answering(OK).await;
+    let gateway = Gateway::start(&origin).await;
+    for chunk in ["zz\r\nhello\r\n0\r\n\r\n", "5\r\nhelloXX0\r\n\r\n"] {
+        let request = format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
+        let response = gateway.exchange(request).await;
+        assert_eq!(status(&response), "400", "{chunk:?}: {response}");
+        assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{chunk:?}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_arrive_with_and_without_a_key() {
+    let origin = ScriptedOrigin::answering(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 6\r\n\r\n",
+    )
+    .await;
+    let gateway = Gateway::start(&origin).await;
+    for key in ["", "Idempotency-Key: k\r\n"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{key}TE: trailers\r\nConnection: te, close\r\nContent-Length: 0\r\n\r\n"
+        );
+        let response = gateway.exchange(request).await;
+        assert!(response.ends_with("2\r\nhi\r\n0\r\nx-sum: 6\r\n\r\n"), "{key}: {response}");
+    }
+}
+
+#[tokio::test]
 async fn peers_38_nothing_in_a_request_names_the_origin() {
     let origin = echo().await;
     let gateway = Gateway::start(&origin).await;

@@ -77,8 +77,15 @@ impl ScriptedOrigin {
 fn forwarding_to(origin: SocketAddr, tunnels: TaskTracker) -> Forwarding {
     let origin: Origin = format!("http://{origin}").parse().expect("an address is an origin");
     let pool = Pool::new(origin, 64, Duration::from_secs(4), Duration::from_secs(5));
-    let settings = Settings { host: HostRule::Preserve, response_header_max: Duration::from_secs(60), tunnels };
-    Forwarding::new(pool, settings)
+    Forwarding::new(pool, settings(tunnels))
+}
+
+fn settings(tunnels: TaskTracker) -> Settings {
+    Settings { host: HostRule::Preserve, response_header_max: Duration::from_mins(1), semel: semel(), tunnels }
+}
+
+fn semel() -> Semel {
+    Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([7; 32]), Arc::new(MemoryStore::new()))
 }
 
 /// A gateway in this process, with records in memory.
@@ -93,12 +100,11 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
-        let store = Arc::new(MemoryStore::new());
         let serving = Serving {
-            semel: Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([7; 32]), store),
+            semel: semel(),
             forwarding: forwarding_to(origin.address, connections.clone()),
             policy: None,
-            header_read_max: Duration::from_secs(60),
+            header_read_max: Duration::from_mins(1),
             closing: closing.clone(),
             connections: connections.clone(),
         };
@@ -132,9 +138,8 @@ impl Gateway {
 /// Reads until something ends with `end`; what was read until then, or until the other side closed.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut read = Vec::new();
-    if tokio::time::timeout(SOON, read_into(&mut read, stream, end)).await.is_err() {
-        panic!("{end:?} did not come; so far: {:?}", String::from_utf8_lossy(&read));
-    }
+    let in_time = tokio::time::timeout(SOON, read_into(&mut read, stream, end)).await;
+    assert!(in_time.is_ok(), "{end:?} did not come; so far: {:?}", String::from_utf8_lossy(&read));
     String::from_utf8(read).expect("text")
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tower::Service as _;
 
 use super::*;
-use crate::serve::headers::Peer;
+use crate::serve::{headers::Peer, pool::Age};
 
 /// What the forwarder says of a request that has no response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +116,36 @@ async fn a_kept_connection_that_the_origin_closed_is_not_used_again() {
         closed.notified().await;
         assert_eq!(origin.connections(), requests);
     }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_asked_whether_it_lives() {
+    let (close, closing) = tokio::sync::watch::channel(());
+    let closed = Arc::new(Notify::new());
+    let told = Arc::clone(&closed);
+    let origin = ScriptedOrigin::start(move |_, stream| {
+        let (mut closing, told) = (closing.clone(), Arc::clone(&told));
+        async move {
+            closing.changed().await.expect("the test closes");
+            drop(stream);
+            told.notify_one();
+        }
+    })
+    .await;
+    let address = format!("http://{}", origin.address).parse().expect("an origin");
+    let pool = Pool::new(address, 64, Duration::from_secs(4), Duration::from_secs(5));
+    let (mut connection, age) = pool.take().await.expect("it accepts");
+    assert_eq!(age, Age::Fresh);
+    // Nothing to do yet, but from now on hyper takes a request.
+    std::future::poll_fn(|cx| Poll::Ready(connection.driver.poll(cx))).await.is_pending().then_some(()).expect("open");
+    pool.put(connection);
+    let (connection, age) = pool.take().await.expect("it is kept");
+    assert_eq!(age, Age::Reused);
+    pool.put(connection);
+    close.send(()).expect("the origin listens");
+    closed.notified().await;
+    let (_, age) = pool.take().await.expect("it accepts");
+    assert_eq!(age, Age::Fresh);
 }
 
 #[tokio::test]
@@ -267,7 +297,7 @@ async fn an_origin_that_is_silent_for_too_long_is_lost_where_no_route_covers() {
     })
     .await;
     let before = tokio::time::Instant::now();
-    let uncovered = post("1").map(|body| Body::streaming(body));
+    let uncovered = post("1").map(Body::streaming);
     let response = forward(&origin.forwarding(), uncovered).await;
     assert_eq!(said(&response), Said::Lost(StatusCode::GATEWAY_TIMEOUT));
     assert_eq!(before.elapsed().as_secs(), 60);
@@ -292,7 +322,7 @@ async fn an_upload_that_takes_long_is_not_silence() {
 async fn the_layer_limits_what_it_covers() {
     let origin = ScriptedOrigin::start(|_, mut stream| async move {
         read_request(&mut stream).await;
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("the gateway reads");
     })
     .await;
@@ -309,12 +339,7 @@ async fn no_more_connections_than_allowed_are_in_use() {
     .await;
     let address = format!("http://{}", origin.address).parse::<Origin>().expect("an origin");
     let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
-    let settings = Settings {
-        host: HostRule::Preserve,
-        response_header_max: Duration::from_secs(60),
-        tunnels: TaskTracker::new(),
-    };
-    let forwarding = Forwarding::new(pool, settings);
+    let forwarding = Forwarding::new(pool, settings(TaskTracker::new()));
     let mut first = forwarding.of(Peer::new(([127, 0, 0, 1], 1).into()));
     let first = tokio::spawn(async move { first.call(post("1")).await });
     tokio::task::yield_now().await;
