@@ -63,11 +63,6 @@ impl Device {
     }
 }
 
-/// Bytes that this process had the kernel write to a device: by whole pages, and without the file system's journal.
-pub(crate) fn own_written_bytes() -> u64 {
-    field_of("/proc/self/io", "write_bytes").and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
 /// Memory of a process that no file backs, in bytes; 0 when it is gone.
 pub(crate) fn memory_bytes(process: u32) -> u64 {
     let kib = field_of(&format!("/proc/{process}/status"), "RssAnon");

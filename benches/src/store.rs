@@ -15,12 +15,14 @@ use std::{
 
 use anyhow::Context;
 pub(crate) use load::{clients, fill, key, mix};
-use semel::store::{Store, SystemClock};
+use semel::store::{SimulatedClock, Store};
+
 pub(crate) use subject::open;
+use tokio::runtime::Runtime;
 
 use crate::{
     Scale,
-    machine::{Device, own_written_bytes, processor_seconds},
+    machine::{Device, processor_seconds},
     raw::RawDisk,
     report::{Bound, Report, Section, figure},
     stats::median,
@@ -36,12 +38,29 @@ pub(crate) fn measure(folder: &Path, scale: &Scale, report: &mut Report) -> anyh
 /// Concurrent keys, and how many times R0 they shall reach; one alone does two barriers, one after the other.
 const CONCURRENCY: [(usize, f64); 4] = [(1, 0.70 / 2.0), (16, 3.0), (128, 15.0), (512, 30.0)];
 
-type Opens = fn(&Path) -> anyhow::Result<Arc<dyn Store>>;
+/// An engine under test.
+struct Engine {
+    name: &'static str,
+    opens: Opens,
+    space: Space,
+}
 
-const ENGINES: [(&str, Opens); 3] = [
-    (SEMEL, |folder| open(folder, Arc::new(SystemClock::new()))),
-    ("raw log", rivals::raw_log),
-    (FJALL, rivals::fjall),
+type Opens = fn(&Path, Arc<SimulatedClock>) -> anyhow::Result<Arc<dyn Store>>;
+
+/// Where an engine gets the space for what it writes.
+#[derive(Clone, Copy)]
+enum Space {
+    /// From records past their retention: before each run those of the run before are made to expire, and swept. A
+    /// store in service is always in this state.
+    Expired,
+    /// From wherever it likes.
+    Own,
+}
+
+const ENGINES: [Engine; 3] = [
+    Engine { name: SEMEL, opens: |folder, clock| open(folder, clock), space: Space::Expired },
+    Engine { name: "raw log", opens: |folder, _| rivals::raw_log(folder), space: Space::Own },
+    Engine { name: FJALL, opens: |folder, _| rivals::fjall(folder), space: Space::Own },
 ];
 const SEMEL: &str = "semel";
 const FJALL: &str = "fjall";
@@ -56,28 +75,21 @@ struct Measured {
     p50_us: f64,
     p99_us: f64,
     device_of_logical: Option<f64>,
-    own_of_logical: f64,
     processor_us: f64,
 }
 
 fn swaps(folder: &Path, scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
     let mut all = Vec::new();
-    for (engine, opens) in ENGINES {
+    for engine in &ENGINES {
         let folder = folder.join("swaps");
         fs::create_dir_all(&folder).context("cannot make a folder")?;
-        let mut disk = RawDisk::new(&folder, scale.probe)?;
-        let store = opens(&folder)?;
-        let runtime = clients()?;
-        let keys = Arc::new(AtomicU64::new(0));
+        let mut bed = Bed::new(engine, &folder, scale)?;
         for (concurrency, _) in CONCURRENCY {
-            eprintln!("store: {engine}, {concurrency} concurrent keys");
-            let mut runs = Vec::new();
-            for _ in 0..scale.rounds {
-                runs.push(one_run(&folder, scale, &mut disk, &runtime, &store, &keys, engine, concurrency)?);
-            }
+            eprintln!("store: {}, {concurrency} concurrent keys", engine.name);
+            let runs = (0..scale.rounds).map(|_| bed.run(concurrency)).collect::<Result<Vec<_>, _>>()?;
             all.push(median_of(&runs));
         }
-        drop(store);
+        drop(bed);
         fs::remove_dir_all(&folder).context("cannot remove a folder")?;
     }
     judge(&all, report);
@@ -85,12 +97,11 @@ fn swaps(folder: &Path, scale: &Scale, report: &mut Report) -> anyhow::Result<()
         title: "Store: claim and settle",
         intro: format!(
             "One request is a claim and a settle, both durable, of a fresh key; the kept reply has 200 B of \
-             content. {} B are its logical bytes (key, stamp and encoded record, \
-             twice). \"raw log\" writes the same bytes behind the same group commit into blocks written before, \
-             and has no index. Clients share one thread. R0 is the mean of a \
-             probe before and one after the run; device bytes are all that reached the disk meanwhile, whoever \
-             wrote them; our own are what the kernel counts for this process, by whole pages and without the \
-             journal.",
+             content. {} B are its logical bytes (key, stamp and encoded record, twice). Semel writes over expired \
+             records, as a store in service does. \"raw log\" writes the same bytes behind the same group commit into \
+             blocks written before, and has no index; fjall sits behind that group commit too. Clients share one \
+             thread. R0 is the mean of a probe before and one after the run; device bytes are all that reached the \
+             disk meanwhile, whoever wrote them.",
             load::logical_bytes()
         ),
         columns: vec![
@@ -102,8 +113,6 @@ fn swaps(folder: &Path, scale: &Scale, report: &mut Report) -> anyhow::Result<()
             "p50 ms",
             "p99 ms",
             "device ÷ logical bytes",
-            "of \
-             it our own",
             "CPU µs/request",
         ],
         rows: all.iter().map(row).collect(),
@@ -111,46 +120,72 @@ fn swaps(folder: &Path, scale: &Scale, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "one run is all of these")]
-fn one_run(
-    folder: &Path,
-    scale: &Scale,
-    disk: &mut RawDisk,
-    runtime: &tokio::runtime::Runtime,
-    store: &Arc<dyn Store>,
-    keys: &Arc<AtomicU64>,
-    engine: &'static str,
-    concurrency: usize,
-) -> anyhow::Result<Measured> {
-    let me = std::process::id();
-    load::run_for(runtime, store, keys, concurrency, scale.store_run / 5)?;
-    let before = disk.probe()?;
-    let device = Device::of(folder);
-    let written = device.as_ref().map(Device::written_bytes).transpose()?;
-    let own = own_written_bytes();
-    let processor = processor_seconds(me);
-    let done = load::run_for(runtime, store, keys, concurrency, scale.store_run)?;
-    let processor = processor_seconds(me) - processor;
-    let written =
-        device.as_ref().map(Device::written_bytes).transpose()?.zip(written).map(|(after, before)| after - before);
-    let own = own_written_bytes() - own;
-    let r0 = f64::midpoint(before, disk.probe()?);
+/// One engine, open in its folder.
+struct Bed<'a> {
+    engine: &'a Engine,
+    scale: &'a Scale,
+    disk: RawDisk,
+    device: Option<Device>,
+    clock: Arc<SimulatedClock>,
+    store: Arc<dyn Store>,
+    runtime: Runtime,
+    keys: Arc<AtomicU64>,
+}
 
-    let requests = done.requests as f64;
-    let logical = requests * load::logical_bytes() as f64;
-    let per_second = requests / done.elapsed.as_secs_f64();
-    Ok(Measured {
-        engine,
-        concurrency,
-        per_second,
-        r0,
-        of_r0: per_second / r0,
-        p50_us: done.latencies.percentile_us(0.50),
-        p99_us: done.latencies.percentile_us(0.99),
-        device_of_logical: written.map(|bytes| bytes as f64 / logical),
-        own_of_logical: own as f64 / logical,
-        processor_us: processor * 1e6 / requests,
-    })
+impl Bed<'_> {
+    fn new<'a>(engine: &'a Engine, folder: &Path, scale: &'a Scale) -> anyhow::Result<Bed<'a>> {
+        // Any day will do.
+        let clock = Arc::new(SimulatedClock::at(1_800_000_000_000));
+        let store = (engine.opens)(folder, clock.clone())?;
+        let runtime = clients()?;
+        let mut keys = 0;
+        if let Space::Expired = engine.space {
+            // More than one run writes.
+            keys = 2 * scale.records;
+            fill(&runtime, &store, keys)?;
+        }
+        let (disk, device) = (RawDisk::new(folder, scale.probe)?, Device::of(folder));
+        Ok(Bed { engine, scale, disk, device, clock, store, runtime, keys: Arc::new(AtomicU64::new(keys)) })
+    }
+
+    fn run(&mut self, concurrency: usize) -> anyhow::Result<Measured> {
+        if let Space::Expired = self.engine.space {
+            self.clock.advance(load::RETENTION);
+            expiry::sweep_all(&*self.store)?;
+        }
+        let me = std::process::id();
+        self.load(concurrency, self.scale.store_run / 5)?;
+        let before = self.disk.probe()?;
+        let written = self.written_bytes()?;
+        let processor = processor_seconds(me);
+        let done = self.load(concurrency, self.scale.store_run)?;
+        let processor = processor_seconds(me) - processor;
+        let written = self.written_bytes()?.zip(written).map(|(after, before)| after - before);
+        let r0 = f64::midpoint(before, self.disk.probe()?);
+
+        let requests = done.requests as f64;
+        let logical = requests * load::logical_bytes() as f64;
+        let per_second = requests / done.elapsed.as_secs_f64();
+        Ok(Measured {
+            engine: self.engine.name,
+            concurrency,
+            per_second,
+            r0,
+            of_r0: per_second / r0,
+            p50_us: done.latencies.percentile_us(0.50),
+            p99_us: done.latencies.percentile_us(0.99),
+            device_of_logical: written.map(|bytes| bytes as f64 / logical),
+            processor_us: processor * 1e6 / requests,
+        })
+    }
+
+    fn load(&self, concurrency: usize, duration: Duration) -> anyhow::Result<load::Done> {
+        load::run_for(&self.runtime, &self.store, &self.keys, concurrency, duration)
+    }
+
+    fn written_bytes(&self) -> anyhow::Result<Option<u64>> {
+        self.device.as_ref().map(Device::written_bytes).transpose()
+    }
 }
 
 fn median_of(runs: &[Measured]) -> Measured {
@@ -165,7 +200,6 @@ fn median_of(runs: &[Measured]) -> Measured {
         p50_us: of(|run| run.p50_us),
         p99_us: of(|run| run.p99_us),
         device_of_logical: device.map(median),
-        own_of_logical: of(|run| run.own_of_logical),
         processor_us: of(|run| run.processor_us),
     }
 }
@@ -209,7 +243,6 @@ fn row(run: &Measured) -> Vec<String> {
         figure(run.p50_us / 1e3),
         figure(run.p99_us / 1e3),
         run.device_of_logical.map_or_else(|| "?".to_owned(), figure),
-        figure(run.own_of_logical),
         figure(run.processor_us),
     ]
 }

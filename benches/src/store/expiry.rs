@@ -82,6 +82,21 @@ pub(super) fn measure(folder: &Path, scale: &Scale, report: &mut Report) -> anyh
     Ok(())
 }
 
+/// Drops every record past its retention; says how many, and how long that took.
+pub(super) fn sweep_all(store: &dyn Store) -> anyhow::Result<(u64, Duration)> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start a sweeper")?;
+    let started = Instant::now();
+    let mut dropped = 0;
+    loop {
+        let some = runtime.block_on(store.sweep(SWEEP_LIMIT))?;
+        dropped += u64::from(some);
+        if some < SWEEP_LIMIT {
+            return Ok((dropped, started.elapsed()));
+        }
+    }
+}
+
 fn one_round(folder: &Path, scale: &Scale) -> anyhow::Result<Round> {
     // Any day will do; what was written at it is a day old after the advance below.
     let clock = Arc::new(SimulatedClock::at(1_800_000_000_000));
@@ -106,18 +121,4 @@ fn one_round(folder: &Path, scale: &Scale) -> anyhow::Result<Round> {
     let (dropped, sweep) = sweeper.join().expect("the sweeper does not panic")?;
     anyhow::ensure!(dropped >= expired / 2, "only {dropped} of {expired} expired records were dropped");
     Ok(Round { dropped, sweep, before, during })
-}
-
-fn sweep_all(store: &dyn Store) -> anyhow::Result<(u64, Duration)> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start a sweeper")?;
-    let started = Instant::now();
-    let mut dropped = 0;
-    loop {
-        let some = runtime.block_on(store.sweep(SWEEP_LIMIT))?;
-        dropped += u64::from(some);
-        if some < SWEEP_LIMIT {
-            return Ok((dropped, started.elapsed()));
-        }
-    }
 }
