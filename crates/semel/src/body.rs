@@ -106,7 +106,6 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-<<<<<<< HEAD
             // A message with a Content-Length has no trailer section (RFC 9112 section 7.1.2), so no length is promised.
             Inner::Full { content, trailers: Some(_) } => {
                 let mut hint = SizeHint::new();
@@ -115,18 +114,6 @@ impl http_body::Body for Body {
             }
             Inner::Full { content, trailers: None } => {
                 SizeHint::with_exact(content.as_ref().map_or(0, Bytes::len) as u64)
-=======
-            Inner::Full { content, trailers } => {
-                let bytes = content.as_ref().map_or(0, Bytes::len) as u64;
-                // Content of a known length is framed by it in HTTP/1.1, and then trailers have no place.
-                if trailers.is_some() {
-                    let mut hint = SizeHint::new();
-                    hint.set_lower(bytes);
-                    hint
-                } else {
-                    SizeHint::with_exact(bytes)
-                }
->>>>>>> gateway
             }
             Inner::Streaming { prefix, rest } => {
                 let ahead = prefix.as_ref().map_or(0, Bytes::len) as u64;
