@@ -90,9 +90,9 @@ async fn peers_03_a_client_that_leaves_at_any_stage_leaves_one_effect() {
                 }
             }
             if how == "close" {
-                drop(conn)
+                drop(conn);
             } else {
-                conn.reset()
+                conn.reset();
             }
             gate.open();
             if stage == "amid the upload" {
