@@ -55,6 +55,8 @@ pub(crate) struct Gateway {
     pub admin: Option<SocketAddr>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
+    /// Who is asked before a kept reply is told, if anybody.
+    pub authorize: Option<Question>,
     /// What the origin is told in `Host`.
     pub host: HostRule,
     /// How log lines are written.
@@ -172,6 +174,38 @@ impl FromStr for Origin {
     }
 }
 
+/// An address that is asked with a caller's credentials, as `http://host[:port]/path`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Question {
+    /// Who.
+    pub origin: Origin,
+    /// Where; with its query, if any.
+    pub path: String,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.path)
+    }
+}
+
+impl FromStr for Question {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Question, String> {
+        let wrong = || format!("expected an address such as \"http://127.0.0.1:3000/session\", found \"{text}\"");
+        let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let origin = format!("{}://{authority}", uri.scheme_str().unwrap_or_default()).parse()?;
+        Ok(Question { origin, path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned() })
+    }
+}
+
+impl<'de> Deserialize<'de> for Question {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Question, D::Error> {
+        from_text(deserializer)
+    }
+}
+
 /// Limits and addresses as a file or the command line gives them; `None`: as in the layer below.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -182,6 +216,7 @@ pub(crate) struct GatewaySettings {
     pub store: Option<StoreKind>,
     pub admin: Option<AdminText>,
     pub publish_policy: Option<PublishPolicy>,
+    pub authorize: Option<Question>,
     pub host: Option<HostRule>,
     pub log: Option<LogForm>,
     pub log_filter: Option<String>,
@@ -302,6 +337,7 @@ impl GatewaySettings {
             store: self.store.or(base.store),
             admin: self.admin.or(base.admin),
             publish_policy: self.publish_policy.or(base.publish_policy),
+            authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
             log: self.log.or(base.log),
             log_filter: self.log_filter.or(base.log_filter),
@@ -330,11 +366,12 @@ impl GatewaySettings {
             store: self.store.unwrap_or(StoreKind::Embedded),
             admin: self.admin.and_then(|admin| admin.0),
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
+            authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),
             log: self.log.unwrap_or(LogForm::Text),
             log_filter: self.log_filter.unwrap_or_else(|| "info".to_owned()),
             threads: self.threads.map_or_else(cores, |count| count.0),
-            connections_max: count(self.connections_max, 10_000),
+            connections_max: count(self.connections_max, 8_192),
             header_read_max: seconds(self.header_read_max, 60),
             upstream_connections_max: count(self.upstream_connections_max, 1_024),
             // Node's servers, the most common ones with a short limit, close an idle connection after 5 s.

@@ -88,6 +88,17 @@ impl RecordKey {
         RecordKey(secret.digest("semel record key 1", &parts))
     }
 
+    /// A key for work that follows from this record, as a UUID of version 8 (RFC 9562 section 5.8): the same for the same
+    /// record and label, and nobody who sees it learns anything of the record.
+    ///
+    /// Work that a transaction leaves to be done elsewhere is done under such a key, so that doing it again is a retry
+    /// (`peers.md` #48).
+    pub fn derived(&self, label: &str) -> String {
+        let digest = Secret(self.0).digest("semel derived key 1", &[label.as_bytes()]);
+        let (bytes, _) = digest.split_first_chunk::<16>().expect("a digest has 32 bytes");
+        uuid::Builder::from_custom_bytes(*bytes).into_uuid().to_string()
+    }
+
     /// For stores, which read back what they wrote.
     pub const fn from_bytes(bytes: [u8; RecordKey::LEN]) -> RecordKey {
         RecordKey(bytes)
@@ -102,5 +113,20 @@ impl RecordKey {
 impl fmt::Debug for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RecordKey({:02x}{:02x}{:02x}{:02x}..)", self.0[0], self.0[1], self.0[2], self.0[3])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_key_is_a_uuid_of_its_record_and_label() {
+        let key = RecordKey::from_bytes([7; RecordKey::LEN]);
+        let charge = key.derived("charge");
+        assert_eq!(charge, key.derived("charge"));
+        assert_ne!(charge, key.derived("refund"));
+        assert_ne!(charge, RecordKey::from_bytes([8; RecordKey::LEN]).derived("charge"));
+        assert_eq!(uuid::Uuid::parse_str(&charge).unwrap().get_version_num(), 8);
     }
 }

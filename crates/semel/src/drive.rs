@@ -75,13 +75,19 @@ pub(crate) struct Told {
 
 /// What the log says of an exchange besides its answer.
 #[derive(Clone, Copy, Debug)]
-struct Summary {
-    exchange: ExchangeId,
+pub(crate) struct Summary {
+    pub exchange: ExchangeId,
     /// The how-manieth execution it made; zero: none.
-    attempt: u32,
-    claim: Duration,
-    execute: Duration,
-    settle: Duration,
+    pub attempt: u32,
+    pub claim: Duration,
+    pub execute: Duration,
+    pub settle: Duration,
+}
+
+impl Summary {
+    pub(crate) fn of(exchange: ExchangeId) -> Summary {
+        Summary { exchange, attempt: 0, claim: Duration::ZERO, execute: Duration::ZERO, settle: Duration::ZERO }
+    }
 }
 
 /// Drives one exchange to its answer, and its settle to the end even when the answer had to be told before.
@@ -101,8 +107,7 @@ pub(crate) async fn drive<F>(
     let mut executed: Option<Execution> = None;
     let mut running = None;
     let mut poll = WAIT_POLL;
-    let mut summary =
-        Summary { exchange: id, attempt: 0, claim: Duration::ZERO, execute: Duration::ZERO, settle: Duration::ZERO };
+    let mut summary = Summary::of(id);
     let mut claimed_at = Instant::now();
     loop {
         step = match step {
@@ -178,15 +183,23 @@ fn tell_all(
     summary: &Summary,
 ) {
     let (response, lost) = executed.map_or((None, LostCause::Failed), |execution| (execution.response, execution.lost));
+    let told = Told { answer, response, lost };
+    log(route, &told, summary);
+    // The client may be gone. The record says all there is to say.
+    let _ = tell.send(told);
+}
+
+/// The one line of an exchange. Never a key, a credential or content.
+pub(crate) fn log(route: &RoutePolicy, told: &Told, summary: &Summary) {
+    let Told { answer, response, lost } = told;
     let own_status = response.as_ref().map_or(0, |response| response.status().as_u16());
-    let (decision, status) = match &answer {
+    let (decision, status) = match answer {
         Answer::Own { status, .. } => (status.map_or("completed", KeyStatus::as_str), own_status),
         Answer::Replay(reply) => ("replay", reply.status),
         Answer::Refuse(problem) => (problem.kind.code(), route.status_of(problem.kind).as_u16()),
         Answer::Lost(_) => ("lost", lost.status().as_u16()),
     };
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    // Never a key, a credential or content.
     tracing::info!(
         target: "semel::exchange",
         exchange = %summary.exchange,
@@ -198,8 +211,6 @@ fn tell_all(
         execute_us = micros(summary.execute),
         settle_us = micros(summary.settle),
     );
-    // The client may be gone. The record says all there is to say.
-    let _ = tell.send(Told { answer, response, lost });
 }
 
 /// Asks for a claim; `None` when the store does not answer.
@@ -273,7 +284,7 @@ where
     (permit, execution)
 }
 
-fn new_exchange_id() -> ExchangeId {
+pub(crate) fn new_exchange_id() -> ExchangeId {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the operating system gives randomness");
     ExchangeId(u128::from_le_bytes(bytes))

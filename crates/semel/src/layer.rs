@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use semel_core::{
     admit::{self, Admission, Admitted, Covered, Head},
     exchange::{Answer, Executed},
@@ -206,7 +206,7 @@ where
                 Box::pin(async move { Ok(response) })
             }
             Admission::Read(admitted) => Box::pin(async move {
-                match complete(&shared, &mut parts, body, admitted).await {
+                match complete(&shared.policy, &shared.secret, &mut parts, body, admitted).await {
                     Complete::Covered(covered, content) => Ok(exchange(shared, inner, parts, content, covered).await),
                     Complete::Unprotected(content) => {
                         let mut response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
@@ -220,18 +220,18 @@ where
     }
 }
 
-fn head(parts: &Parts) -> Head<'_> {
+pub(crate) fn head(parts: &Parts) -> Head<'_> {
     Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers }
 }
 
-fn say_status(response: &mut Response<Body>, status: Option<KeyStatus>) {
+pub(crate) fn say_status(response: &mut Response<Body>, status: Option<KeyStatus>) {
     if let Some(status) = status {
         response.headers_mut().insert(wire::IDEMPOTENCY_STATUS, HeaderValue::from_static(status.as_str()));
     }
 }
 
 /// A request whose content has been read.
-enum Complete {
+pub(crate) enum Complete {
     Covered(Covered, Body),
     /// The content has no key, and the route lets that pass.
     Unprotected(Body),
@@ -240,7 +240,13 @@ enum Complete {
 
 /// Reads the content within the route's limits. Nothing is claimed yet, so a slow upload holds nothing but itself
 /// (`peers.md` #29), and a client that vanishes here was never covered.
-async fn complete<B>(shared: &Shared, parts: &mut Parts, mut body: B, admitted: Admitted) -> Complete
+pub(crate) async fn complete<B>(
+    policy: &Policy,
+    secret: &Secret,
+    parts: &mut Parts,
+    mut body: B,
+    admitted: Admitted,
+) -> Complete
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -248,7 +254,7 @@ where
     let route = Arc::clone(admitted.route());
     let refuse = |problem: &Problem| {
         log_refused(&route, problem);
-        Complete::Refused(reply::problem(&shared.policy, Some(&route), problem))
+        Complete::Refused(reply::problem(policy, Some(&route), problem))
     };
     let reading = reply::read(&mut body, route.request_body_bytes_max);
     let (content, trailers) = match tokio::time::timeout(route.request_read_max, reading).await {
@@ -257,7 +263,7 @@ where
         Ok(Err(_broken)) => return refuse(&Problem::new(ProblemType::RequestIncomplete)),
         Err(_elapsed) => return refuse(&Problem::new(ProblemType::RequestTimeout)),
     };
-    let covered = match admitted.cover(&shared.policy, &shared.secret, &head(parts), &content) {
+    let covered = match admitted.cover(policy, secret, &head(parts), &content) {
         Ok(Some(covered)) => covered,
         Ok(None) => return Complete::Unprotected(Body::with_trailers(content, trailers)),
         Err(refused) => return refuse(&refused.problem),
@@ -286,13 +292,8 @@ where
     R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: Into<BoxError>,
 {
-    let asked = Asked {
-        route: Arc::clone(&covered.route),
-        resource: covered.resource.take(),
-        warning: covered.warning,
-        // Only where replays are authorised is the request needed once it is on its way.
-        head: shared.authorize.as_ref().map(|_| parts.clone()),
-    };
+    // Only where replays are authorised is the request needed once it is on its way.
+    let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
     shared.running.spawn(async move {
@@ -306,11 +307,7 @@ where
         let problem = Problem::new(ProblemType::OutcomeUnknown);
         return reply::problem_with_status(&shared.policy, StatusCode::INTERNAL_SERVER_ERROR, &problem);
     };
-    let mut response = tell_answer(&shared, &asked, told).await;
-    if let Some(warning) = asked.warning {
-        response.headers_mut().append(wire::IDEMPOTENCY_WARNING, HeaderValue::from_static(warning.as_str()));
-    }
-    response
+    tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await
 }
 
 /// Calls the handler, and reads as much of its response as is kept.
@@ -343,16 +340,7 @@ where
     if parts.extensions.get::<Lost>().is_some() {
         return without(Executed::Unknown);
     }
-    let declared = parts.headers.remove(wire::IDEMPOTENCY_EFFECT);
-    let effect = parts
-        .extensions
-        .get::<Effect>()
-        .copied()
-        .or_else(|| declared.as_ref()?.to_str().ok()?.parse().ok())
-        .unwrap_or_else(|| route.effect_of(parts.status.as_u16()));
-    // Whether this is a replay, and what became of the key, is Semel's to say.
-    parts.headers.remove(&route.marker);
-    parts.headers.remove(wire::IDEMPOTENCY_STATUS);
+    let effect = declared_effect(&mut parts, &route.marker).unwrap_or_else(|| route.effect_of(parts.status.as_u16()));
     let omitted = Kept::Omitted { status: parts.status.as_u16() };
     let replied = |kept, parts, body| Execution {
         executed: Executed::Replied { kept, effect },
@@ -376,6 +364,16 @@ where
     }
 }
 
+/// What a response says of its effect beyond its status. What only Semel and its handler say to each other is taken out.
+pub(crate) fn declared_effect(parts: &mut http::response::Parts, marker: &HeaderName) -> Option<Effect> {
+    // Whether this is a replay, and what became of the key, is Semel's to say.
+    parts.headers.remove(marker);
+    parts.headers.remove(wire::IDEMPOTENCY_STATUS);
+    let declared = parts.headers.remove(wire::IDEMPOTENCY_EFFECT);
+    let effect = parts.extensions.get::<Effect>().copied();
+    effect.or_else(|| declared?.to_str().ok()?.parse().ok())
+}
+
 /// Whether a response is known to be over the limit before it is read: by its length, or as a stream of events, which
 /// would be read until it times out (conformance H33).
 fn is_endless<R: http_body::Body>(parts: &http::response::Parts, body: &R, route: &RoutePolicy) -> bool {
@@ -385,14 +383,34 @@ fn is_endless<R: http_body::Body>(parts: &http::response::Parts, body: &R, route
 }
 
 /// What of the request matters for telling its answer.
-struct Asked {
+pub(crate) struct Asked {
     route: Arc<RoutePolicy>,
     resource: Option<String>,
     warning: Option<Warning>,
     head: Option<Parts>,
 }
 
-async fn tell_answer(shared: &Shared, asked: &Asked, told: Told) -> Response<Body> {
+impl Asked {
+    pub(crate) fn of(covered: &mut Covered, head: Option<Parts>) -> Asked {
+        Asked { route: Arc::clone(&covered.route), resource: covered.resource.take(), warning: covered.warning, head }
+    }
+}
+
+/// The response that tells the answer of an exchange.
+pub(crate) async fn tell_answer(
+    policy: &Policy,
+    authorize: Option<&dyn Authorize>,
+    asked: &Asked,
+    told: Told,
+) -> Response<Body> {
+    let mut response = tell_own(policy, authorize, asked, told).await;
+    if let Some(warning) = asked.warning {
+        response.headers_mut().append(wire::IDEMPOTENCY_WARNING, HeaderValue::from_static(warning.as_str()));
+    }
+    response
+}
+
+async fn tell_own(policy: &Policy, authorize: Option<&dyn Authorize>, asked: &Asked, told: Told) -> Response<Body> {
     let route = &*asked.route;
     match told.answer {
         Answer::Own { status, warning } => {
@@ -403,7 +421,7 @@ async fn tell_answer(shared: &Shared, asked: &Asked, told: Told) -> Response<Bod
             }
             response
         }
-        Answer::Replay(kept) => match (&shared.authorize, &asked.head) {
+        Answer::Replay(kept) => match (authorize, &asked.head) {
             (Some(authorize), Some(head)) => match authorize.authorize(head).await {
                 Ok(()) => reply::replay(route, &kept),
                 Err(response) => response,
@@ -414,18 +432,18 @@ async fn tell_answer(shared: &Shared, asked: &Asked, told: Told) -> Response<Bod
             if matches!(problem.kind, ProblemType::ResourceExists | ProblemType::ResourceIdReused) {
                 problem.resource.clone_from(&asked.resource);
             }
-            reply::problem(&shared.policy, Some(route), &problem)
+            reply::problem(policy, Some(route), &problem)
         }
         Answer::Lost(problem) => {
             // The caller's own request went unanswered, which is what 502 and 504 say (RFC 9110 section 15.6); a retry
             // is told the route's status for an unknown outcome.
-            reply::problem_with_status(&shared.policy, told.lost.status(), &problem)
+            reply::problem_with_status(policy, told.lost.status(), &problem)
         }
     }
 }
 
 /// The line of a request that was refused before there was an exchange.
-fn log_refused(route: &RoutePolicy, problem: &Problem) {
+pub(crate) fn log_refused(route: &RoutePolicy, problem: &Problem) {
     tracing::info!(
         target: "semel::exchange",
         route = route.name(),

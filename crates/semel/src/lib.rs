@@ -12,6 +12,8 @@ mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};

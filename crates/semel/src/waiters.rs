@@ -2,6 +2,8 @@
 //!
 //! Only a hint: a waiter that was not woken asks the store again after a while, and the store decides.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use std::collections::hash_map::Entry;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
@@ -27,6 +29,18 @@ impl Waiters {
         // A fenced execution of the same key may still be here; its waiters are woken when it ends, and ask the store.
         self.0.lock().insert(key, Arc::clone(&notify));
         Running { waiters: self, key, notify }
+    }
+
+    /// Says that `key` is executing here from now on, unless it is already.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn try_running(&self, key: RecordKey) -> Option<Running<'_>> {
+        match self.0.lock().entry(key) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                let notify = Arc::clone(vacant.insert(Arc::default()));
+                Some(Running { waiters: self, key, notify })
+            }
+        }
     }
 
     /// Waits until the execution of `key` in this process is over, or `at_most`. Where it runs in another process, waits

@@ -50,6 +50,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         text(words::publish_policy(gateway.publish_policy)),
         "admin, or public: /.well-known/idempotency is for every client too",
     );
+    page.maybe(
+        "authorize",
+        gateway.authorize.as_ref().map(|question| text(&question.to_string())),
+        "asked with the caller's credentials before a kept reply is told; 401 and 403 are told instead",
+    );
     page.set(
         "host",
         text(words::host(gateway.host)),

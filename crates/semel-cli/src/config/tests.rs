@@ -119,9 +119,9 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[gateway]\nlissten = \"127.0.0.1:1\"\n",
         &expect![[r#"
-        semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `store`, `admin`, `publish_policy`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
-          2 | lissten = "127.0.0.1:1"
-            | ^^^^^^^"#]],
+            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `store`, `admin`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+              2 | lissten = "127.0.0.1:1"
+                | ^^^^^^^"#]],
     );
     check_error(
         "[[route]]\npath = \"/a\"\nwait-max = \"3s\"\n",
@@ -338,11 +338,12 @@ fn every_setting_is_shown() {
         store = "embedded"                              # embedded: in data; memory: forgotten when the process ends
         admin = "off"                                   # where operators connect: /healthz, /readyz, /.well-known/idempotency; or "off"
         publish_policy = "admin"                        # admin, or public: /.well-known/idempotency is for every client too
+        # authorize = ""                                # not set: asked with the caller's credentials before a kept reply is told; 401 and 403 are told instead
         host = "preserve"                               # the origin is told the client's Host (preserve) or its own name (upstream)
         log = "text"                                    # text, json
         log_filter = "info"                             # such as info, debug, warn, semel::exchange=debug,info
         threads = 2                                     # that serve clients; by default one per core
-        connections_max = 10000                         # client connections at once
+        connections_max = 8192                          # client connections at once
         header_read_max = "60s"                         # from connecting, or the last response, to a whole header section
         upstream_connections_max = 1024                 # connections to the origin at once
         upstream_idle_max = "4s"                        # an idle one is kept; less than the origin keeps it

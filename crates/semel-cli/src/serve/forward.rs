@@ -520,3 +520,81 @@ impl std::fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use semel::store::memory::MemoryStore;
+    use semel_core::{policy::Preset, scope::Secret};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A forwarder that has had one exchange, whose origin then closed the connection: with a reset if it left bytes of
+    /// the request unread.
+    async fn after_one_exchange(read: Read) -> (Arc<Shared>, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("an origin");
+        let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
+        let store = Arc::new(MemoryStore::new());
+        let settings = Settings {
+            host: HostRule::Preserve,
+            response_header_max: Duration::from_secs(5),
+            semel: Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([7; 32]), store),
+            tunnels: TaskTracker::new(),
+        };
+        let Forwarding(shared) = Forwarding::new(pool.clone(), settings);
+        let mut connection = pool.connect().await.expect("it accepts");
+        let origin = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut last = stream.read_u8().await.expect("a request");
+            while read == Read::All && last != b'!' {
+                last = stream.read_u8().await.expect("a request");
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("the forwarder reads");
+            stream
+        };
+        let (answer, stream) = tokio::join!(shared.exchange(&mut connection, request(), Patience::Layer), origin);
+        let mut incoming = answer.ok().expect("an answer").into_body();
+        assert!(matches!(gather(&mut connection, &mut incoming).await, Gathered::Whole { .. }));
+        drop(stream);
+        (shared, connection)
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Read {
+        Some,
+        All,
+    }
+
+    fn request() -> Request<Body> {
+        Request::post("/charges").header("host", "a").body(Body::full("1!")).expect("a request")
+    }
+
+    /// What a second try on a fresh connection rests on.
+    #[tokio::test]
+    async fn hyper_hands_back_what_it_did_not_write() {
+        let (shared, mut connection) = after_one_exchange(Read::All).await;
+        poll_fn(|cx| connection.driver.poll(cx)).await;
+        match shared.exchange(&mut connection, request(), Patience::Layer).await {
+            Err(Unanswered::Unsent(request, _)) => assert_eq!(request.body().as_full(), Some(&b"1!"[..])),
+            Err(Unanswered::Failed(failure)) => panic!("{failure:?}"),
+            Ok(response) => panic!("{response:?}"),
+        }
+    }
+
+    /// Hyper has taken the request, but the kernel refuses its first byte.
+    #[tokio::test]
+    async fn a_connection_that_takes_no_byte_has_sent_nothing() {
+        let (shared, mut connection) = after_one_exchange(Read::Some).await;
+        let written = connection.socket.written();
+        match shared.exchange(&mut connection, request(), Patience::Layer).await {
+            Err(Unanswered::Failed(Failure::NotSent(_)) | Unanswered::Unsent(..)) => {}
+            Err(Unanswered::Failed(failure)) => panic!("{failure:?}"),
+            Ok(response) => panic!("{response:?}"),
+        }
+        assert_eq!(connection.socket.written(), written);
+    }
+}

@@ -32,6 +32,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::{
     admin::Admin,
+    authorize::AskAddress,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Serving},
@@ -40,6 +41,7 @@ use self::{
 use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
 
 mod admin;
+mod authorize;
 mod descriptors;
 mod drain;
 mod forward;
@@ -73,7 +75,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let secret = semel::secret_in(&gateway.data)?;
     let (store, recovery) = open_store(&gateway)?;
-    let semel = Semel::new(policy, secret, Arc::clone(&store));
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store));
+    if let Some(question) = gateway.authorize.clone() {
+        let ask = AskAddress::new(question, &gateway, &semel);
+        semel = semel.authorize_replays(Arc::new(ask));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let ended = runtime.block_on(serve(&gateway, &origin, semel, &recovery));
     // Nothing uses the store any more, so that this closes it: the next start reads less.

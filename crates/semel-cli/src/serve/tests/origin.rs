@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tower::Service as _;
 
 use super::*;
-use crate::serve::headers::Peer;
+use crate::serve::{headers::Peer, pool::Age};
 
 /// What the forwarder says of a request that has no response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +116,36 @@ async fn a_kept_connection_that_the_origin_closed_is_not_used_again() {
         closed.notified().await;
         assert_eq!(origin.connections(), requests);
     }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_asked_whether_it_lives() {
+    let (close, closing) = tokio::sync::watch::channel(());
+    let closed = Arc::new(Notify::new());
+    let told = Arc::clone(&closed);
+    let origin = ScriptedOrigin::start(move |_, stream| {
+        let (mut closing, told) = (closing.clone(), Arc::clone(&told));
+        async move {
+            closing.changed().await.expect("the test closes");
+            drop(stream);
+            told.notify_one();
+        }
+    })
+    .await;
+    let address = format!("http://{}", origin.address).parse().expect("an origin");
+    let pool = Pool::new(address, 64, Duration::from_secs(4), Duration::from_secs(5));
+    let (mut connection, age) = pool.take().await.expect("it accepts");
+    assert_eq!(age, Age::Fresh);
+    // Nothing to do yet, but from now on hyper takes a request.
+    std::future::poll_fn(|cx| Poll::Ready(connection.driver.poll(cx))).await.is_pending().then_some(()).expect("open");
+    pool.put(connection);
+    let (connection, age) = pool.take().await.expect("it is kept");
+    assert_eq!(age, Age::Reused);
+    pool.put(connection);
+    close.send(()).expect("the origin listens");
+    closed.notified().await;
+    let (_, age) = pool.take().await.expect("it accepts");
+    assert_eq!(age, Age::Fresh);
 }
 
 #[tokio::test]
