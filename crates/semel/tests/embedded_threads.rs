@@ -45,7 +45,7 @@ fn claim(exchange: u128) -> Swap {
 }
 
 #[tokio::test]
-async fn after_a_failed_barrier_everything_is_refused_until_it_is_opened_again() {
+async fn k10_after_a_failed_barrier_everything_is_refused_until_it_is_opened_again() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     assert_eq!(store.swap(&key(1), &claim(1)).await, Ok(Swapped::Done));

@@ -18,7 +18,7 @@ use world::{Seen, World, created, post, post_with, status};
 mod world;
 
 #[tokio::test]
-async fn a_retry_is_a_replay() {
+async fn peers_16_34_36_a_retry_is_a_replay_and_another_request_is_refused() {
     let world = World::new("");
     let first = world.send(post("k"), created).await;
     assert_eq!((first.status.as_u16(), first.header("idempotent-replayed")), (201, None));
@@ -175,6 +175,62 @@ async fn a_concurrent_request_is_refused_at_once() {
     go.notify_one();
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
     world.send(post("k"), created).await.assert_replay_of("charged");
+    assert_eq!(world.effects(), 1);
+}
+
+#[tokio::test]
+async fn peers_15_a_record_in_flight_is_never_taken_for_a_free_key() {
+    let world = World::new("");
+    let never = tokio::spawn(world.service(|_| std::future::pending()).oneshot(post("k")));
+    while world.effects() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(Duration::from_secs(35) - Duration::from_millis(1));
+    world.send(post("k"), created).await.assert_problem(409, "in-flight");
+    // The lease decides only what is said.
+    world.clock.advance(Duration::from_millis(1));
+    world.send(post("k"), created).await.assert_problem(409, "outcome-unknown");
+    assert_eq!(world.effects(), 1);
+    never.abort();
+}
+
+#[tokio::test]
+async fn peers_19_what_happens_between_asking_and_claiming_is_seen_by_the_claim() {
+    use semel::testkit::{Fault, FaultyStore};
+    let store = Arc::new(FaultyStore::new(semel::store::memory::MemoryStore::new()).script([Fault::Delayed]));
+    let world = World::on(store.clone());
+    let second = tokio::spawn(world.service(created).oneshot(post("k")));
+    store.until_held(1).await;
+    assert_eq!(world.send(post("k"), created).await.status, 201);
+    store.release();
+    Seen::of(second.await.unwrap().unwrap()).await.assert_replay_of("charged");
+    assert_eq!(world.effects(), 1);
+}
+
+#[derive(Debug)]
+struct Revoked(std::sync::atomic::AtomicBool);
+
+#[async_trait::async_trait]
+impl semel::Authorize for Revoked {
+    async fn authorize(&self, head: &http::request::Parts) -> Result<(), Response<Body>> {
+        assert_eq!(head.headers["idempotency-key"], "k");
+        if self.0.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Response::builder().status(401).body(Body::full("revoked")).unwrap());
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn peers_47_a_revoked_principal_gets_no_kept_reply() {
+    let mut world = World::new("");
+    let revoked = Arc::new(Revoked(false.into()));
+    world.semel = world.semel.authorize_replays(revoked.clone());
+    world.send(post("k"), created).await;
+    world.send(post("k"), created).await.assert_replay_of("charged");
+    revoked.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    let refused = world.send(post("k"), created).await;
+    assert_eq!((refused.status.as_u16(), refused.content.as_ref()), (401, &b"revoked"[..]));
     assert_eq!(world.effects(), 1);
 }
 
@@ -454,7 +510,7 @@ async fn peers_31_32_repeated_headers_stay_and_those_of_one_connection_or_caller
 }
 
 #[tokio::test]
-async fn the_reply_is_forgotten_after_a_day_and_that_it_was_done_after_a_month() {
+async fn x10_the_reply_is_forgotten_after_a_day_and_that_it_was_done_after_a_month() {
     let world = World::new("");
     world.send(post("k"), created).await;
     world.clock.advance(Duration::from_hours(24) - Duration::from_secs(1));

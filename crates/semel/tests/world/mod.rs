@@ -60,6 +60,11 @@ impl World {
         World::with(policy(defaults), |memory| Arc::new(FaultyStore::new(memory).script(script)))
     }
 
+    /// On a store of the test's own.
+    pub fn on(store: Arc<dyn Store>) -> World {
+        World::with(policy(""), |_| store)
+    }
+
     fn with(policy: Policy, wrap: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Store>) -> World {
         let clock = Arc::new(SimulatedClock::at(1_000_000));
         let store = Arc::new(MemoryStore::with_clock(clock.clone()));
