@@ -55,7 +55,7 @@ async fn kill_loop() {
     println!("kill_loop: SEMEL_SEED={seed} SEMEL_KILLS={kills_wanted}");
 
     let origin = Origin::start().await;
-    origin.always(move |seen| behave(seed, seen));
+    origin.always(move |request| behave(seed, request));
     let mut running = gateway(&origin).start().await;
     let place = watch::Sender::new(Place::At(running.addr));
     let (kills, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -156,9 +156,9 @@ fn fate(key: &str) -> Fate {
     }
 }
 
-fn behave(seed: u64, seen: &Seen) -> Act {
-    let key = seen.key();
-    let mut random = Random(seed ^ u64::from(seen.body.iter().map(|byte| u32::from(*byte)).sum::<u32>()));
+fn behave(seed: u64, request: &Seen) -> Act {
+    let key = request.key();
+    let mut random = Random(seed ^ u64::from(request.body.iter().map(|byte| u32::from(*byte)).sum::<u32>()));
     let act = match fate(key) {
         Fate::Cut => Act::cut(Cut::AfterExecuting),
         // Half of them at random, so that a retry gets through in the end.

@@ -230,7 +230,6 @@ async fn http_2_with_prior_knowledge_is_covered_just_the_same() {
     // The version of the wire is no part of the operation.
     let h1 = gateway.send(&post("/orders?a=1").key("k").header("Host", gateway.addr.to_string())).await;
     assert_eq!(h1.header("idempotent-replayed"), Some("true"), "{h1:?}");
-    drop(send);
     drop(sender);
     let _ = driving.await;
 }

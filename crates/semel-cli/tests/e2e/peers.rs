@@ -2,7 +2,7 @@
 //!
 //! Not here: 10, 15, 16, 19 and 44 are about stores and proven by the store suite; 8 and 22 with a shared store come with
 //! the stores that can be shared; 25 (a dropped future) is proven at every await point by the layer's tests, and through
-//! the gateway by 3; 48 is about the transactional mode.
+//! the gateway by 3; 47 (a replay to who may no longer ask) is `sc07_`; 48 is about the transactional mode.
 
 use std::time::Duration;
 
@@ -90,9 +90,9 @@ async fn peers_03_a_client_that_leaves_at_any_stage_leaves_one_effect() {
                 }
             }
             if how == "close" {
-                drop(conn)
+                drop(conn);
             } else {
-                conn.reset()
+                conn.reset();
             }
             gate.open();
             if stage == "amid the upload" {

@@ -339,7 +339,7 @@ impl Conn {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         let read = self.stream.read(&mut buffer).await?;
         self.unread.extend_from_slice(&buffer[..read]);
         Ok(read)

@@ -216,7 +216,7 @@ impl Gateway {
 
     /// Makes every write to a file fail from now on (`"0"`), or succeed again (`"unlimited"`).
     pub(crate) fn file_size_max(&self, bytes: &str) {
-        run(&format!("prlimit --pid {} --fsize={bytes}:unlimited", self.child.id()));
+        run(&format!("prlimit --pid {} --fsize={bytes}:", self.child.id()));
     }
 
     /// Waits until it has ended by itself.

@@ -104,7 +104,7 @@ impl Act {
     /// Resets the connection.
     pub(crate) fn cut(cut: Cut) -> Act {
         let effect = if cut == Cut::AfterExecuting { HasEffect::Yes } else { HasEffect::No };
-        Act { cut, effect, ..Act::execute() }
+        Act { effect, cut, ..Act::execute() }
     }
 
     /// Waits after the effect, before the answer (or the reset), until the gate opens.
@@ -453,12 +453,12 @@ impl Serving {
     async fn answer(&mut self, reply: &Reply, method: &str) -> io::Result<Next> {
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", reply.status);
         for (name, value) in &reply.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
         }
         let length: usize =
             reply.parts.iter().map(|part| if let Part::Bytes(bytes) = part { bytes.len() } else { 0 }).sum();
         match reply.framing {
-            Framing::Length => head.push_str(&format!("Content-Length: {length}\r\n")),
+            Framing::Length => head.extend(["Content-Length: ", &length.to_string(), "\r\n"]),
             Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
             Framing::UntilClose => head.push_str("Connection: close\r\n"),
             Framing::Nothing => {}
@@ -480,7 +480,7 @@ impl Serving {
                 Part::Wait(gate) => self.wait(gate).await?,
                 Part::Reset => return self.reset(),
                 Part::Echo => {
-                    let mut buffer = [0; 4096];
+                    let mut buffer = vec![0; 4096];
                     loop {
                         match self.stream.read(&mut buffer).await? {
                             0 => return Ok(Next::Close),
@@ -493,7 +493,7 @@ impl Serving {
         if reply.framing == Framing::Chunked {
             let mut end = "0\r\n".to_owned();
             for (name, value) in &reply.trailers {
-                end.push_str(&format!("{name}: {value}\r\n"));
+                end.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
             }
             end.push_str("\r\n");
             self.write(end.as_bytes()).await?;
