@@ -130,7 +130,7 @@ async fn a_work_that_takes_too_long_is_rolled_back<D: Database>() {
     late.assert_own(503, Some("released"));
     assert_eq!(late.header("retry-after"), Some("1"));
     assert_eq!((world.effects().await, world.records().await), (0, 0));
-    world.order("k", 201).await.assert_own(201, None);
+    world.another("").await.order("k", 201).await.assert_own(201, None);
 }
 
 async fn fifty_twins_have_one_effect<D: Database>() {
@@ -273,14 +273,14 @@ async fn a_conflict_is_tried_again_and_never_shown<D: Database>() {
 }
 
 async fn conflicts_without_end_are_told_as_nothing_done<D: Database>() {
-    let world = World::<D>::new("execution_max = \"300ms\"").await;
+    let world = World::<D>::new("execution_max = \"1s\"").await;
     let seen = world
         .send(post("k"), |_, _| Box::pin(async { Err(sqlx::Error::Database(Box::new(Says(D::CONFLICT))).into()) }));
     let seen = seen.await;
     assert_eq!((seen.status.as_u16(), seen.header("retry-after")), (503, Some("1")), "{seen:?}");
     assert!(world.began() > 1);
     assert_eq!((world.effects().await, world.records().await), (0, 0));
-    world.order("k", 201).await.assert_own(201, None);
+    world.another("").await.order("k", 201).await.assert_own(201, None);
 }
 
 async fn records_expire<D: Database>() {

@@ -14,7 +14,7 @@ use semel::{
     transaction::{Isolation, Transactional},
 };
 use sqlx::{Pool, Postgres, postgres::PgPoolOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 
 use crate::{
     proxy::{self, Fate},
@@ -169,13 +169,18 @@ async fn serialization_failures_are_retried_inside() {
     )
     .await;
     let executions = Arc::new(AtomicUsize::new(0));
-    let orders = (0..8).map(|n| {
-        let executions = Arc::clone(&executions);
-        let request = http::Request::post("http://h/orders").header("idempotency-key", format!("k{n}"));
-        world.semel.handle(request.body(semel::Body::full("x")).unwrap(), move |tx, _| {
-            executions.fetch_add(1, Ordering::SeqCst);
+    // Both have read before either writes, so one of them must give up.
+    let both_read = Arc::new(Barrier::new(2));
+    let orders = ["a", "b"].map(|key| {
+        let (executions, both_read) = (Arc::clone(&executions), Arc::clone(&both_read));
+        world.semel.handle(post(key), move |tx, _| {
+            let is_first = executions.fetch_add(1, Ordering::SeqCst) < 2;
+            let both_read = Arc::clone(&both_read);
             Box::pin(async move {
                 let balance: i64 = sqlx::query_scalar("SELECT balance FROM wallet").fetch_one(&mut **tx).await?;
+                if is_first {
+                    both_read.wait().await;
+                }
                 sqlx::query("UPDATE wallet SET balance = $1").bind(balance - 1).execute(&mut **tx).await?;
                 Ok(reply(201, "paid"))
             })
@@ -184,8 +189,8 @@ async fn serialization_failures_are_retried_inside() {
     for response in join_all(orders).await {
         assert_eq!(response.status(), 201, "{response:?}");
     }
-    assert_eq!(<Postgres as Database>::count(&world.pool, "SELECT balance FROM wallet").await, 92);
-    assert!(executions.load(Ordering::SeqCst) > 8, "no two were in each other's way");
+    assert_eq!(<Postgres as Database>::count(&world.pool, "SELECT balance FROM wallet").await, 98);
+    assert_eq!(executions.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
