@@ -65,6 +65,12 @@ const TOOLS: &[Tool] = &[
         purpose: "moves the clock of a gateway process",
     },
     Tool {
+        program: "initdb",
+        package: "postgresql",
+        needed_by: NeededBy::Test,
+        purpose: "a private PostgreSQL for the transactional mode",
+    },
+    Tool {
         program: "nginx",
         package: "nginx-light",
         needed_by: NeededBy::Bench,
@@ -80,8 +86,15 @@ fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(SBIN.iter().map(PathBuf::from))
+        .chain(postgres_folders())
         .map(|folder| folder.join(program))
         .find(|candidate| Path::is_file(candidate))
+}
+
+/// Debian keeps each version's server programs in a folder of its own, off everybody's PATH.
+fn postgres_folders() -> Vec<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect()
 }
 
 fn apt_get() -> Command {
