@@ -8,8 +8,7 @@ use crate::shell::Source;
 const LINES_MAX: usize = 900;
 
 /// Files that may be longer, with the reason.
-const LONGER: &[(&str, &str)] =
-    &[("crates/semel-core/src/model.rs", "one explorer with its worlds and planted bugs, which are read together")];
+const LONGER: &[(&str, &str)] = &[];
 
 /// Tests that may sleep, with the reason. Everybody else owns the clock: a file with [`PAUSED`] tests simulates it.
 const SLEEPERS: &[(&str, &str)] = &[
@@ -17,6 +16,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/semel-cli/tests/e2e/harness/origin.rs", "an origin that is told to be slow"),
     ("crates/semel-cli/tests/e2e/kill_loop.rs", "kills at random moments"),
     ("crates/semel-cli/tests/e2e/crash.rs", "a stopped process outlives its lease by the kernel's clock"),
+    ("crates/semel/tests/transaction/crash.rs", "polls a real process that a test kills"),
     ("crates/semel-cli/tests/e2e/peers.rs", "retries while a real process executes"),
 ];
 
