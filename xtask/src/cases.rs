@@ -96,7 +96,7 @@ impl Tests {
 }
 
 const NEEDS_SHARED_STORE: Due = Due::Later("needs a store that several gateways share");
-const NEEDS_TRANSACTIONS: Due = Due::Later("needs the transactional mode");
+const NOT_IN_TRANSACTIONS: Due = Due::Later("calls to other systems do not belong in the transactional mode");
 
 /// What peers shipped. The sentences say the mechanism, never whose it was.
 pub(crate) const PEER_BUGS: &[PeerBug] = &[
@@ -147,7 +147,7 @@ pub(crate) const PEER_BUGS: &[PeerBug] = &[
     bug(45, "a handler slower than the lease runs twice"),
     bug(46, "a reply too large to keep frees the key"),
     bug(47, "a replay is served before the API's own authorisation"),
-    PeerBug { number: 48, what: "a rollback erases the claim while the charge stands", due: NEEDS_TRANSACTIONS },
+    PeerBug { number: 48, what: "a rollback erases the claim while the charge stands", due: NOT_IN_TRANSACTIONS },
 ];
 
 const fn bug(number: u16, what: &'static str) -> PeerBug {

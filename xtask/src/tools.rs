@@ -23,17 +23,17 @@ pub(crate) enum NeededBy {
 pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
     shell::stage("tools");
     let missing: Vec<&Tool> =
-        TOOLS.iter().filter(|tool| tool.needed_by == task).filter(|tool| find(tool.program).is_none()).collect();
+        TOOLS.iter().filter(|tool| tool.needed_by == task).filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         println!("   all there");
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     for tool in &missing {
-        println!("   missing: {} (package {}): {}", tool.program, tool.package, tool.purpose);
+        println!("   missing: {} (package {}): {}", tool.name, tool.package, tool.purpose);
     }
     let by_hand = format!("install by hand and run again: apt-get install -y {}", packages.join(" "));
-    if find("apt-get").is_none() {
+    if !is_program("apt-get") {
         bail!("this machine has no apt-get; install what the packages {} hold, and run again", packages.join(", "));
     }
     if !is_root().context("cannot tell who runs this")? {
@@ -43,15 +43,17 @@ pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
     shell::run(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&packages))
         .with_context(|| by_hand.clone())?;
     for tool in missing {
-        if find(tool.program).is_none() {
-            bail!("package {} was installed and still there is no program {}", tool.package, tool.program);
+        if !tool.is_there() {
+            bail!("package {} was installed and still there is no {}", tool.package, tool.name);
         }
     }
     Ok(())
 }
 
 struct Tool {
-    program: &'static str,
+    name: &'static str,
+    /// Any of these will do: a program's name, or a path in which `*` stands for any one folder.
+    probes: &'static [&'static str],
     package: &'static str,
     needed_by: NeededBy,
     purpose: &'static str,
@@ -59,42 +61,57 @@ struct Tool {
 
 const TOOLS: &[Tool] = &[
     Tool {
-        program: "faketime",
-        package: "faketime",
+        name: "libfaketime",
+        probes: &["/usr/lib/*/faketime/libfaketimeMT.so.1"],
+        package: "libfaketime",
         needed_by: NeededBy::Test,
         purpose: "moves the clock of a gateway process",
     },
     Tool {
-        program: "initdb",
+        name: "PostgreSQL",
+        probes: &["/usr/lib/postgresql/*/bin/initdb", "initdb"],
         package: "postgresql",
         needed_by: NeededBy::Test,
-        purpose: "a private PostgreSQL for the transactional mode",
+        purpose: "tests start a private server of it",
     },
     Tool {
-        program: "nginx",
+        name: "nginx",
+        probes: &["nginx"],
         package: "nginx-light",
         needed_by: NeededBy::Bench,
         purpose: "the origin of the gateway's bench, and the plain proxy to compare with",
     },
-    Tool { program: "wrk", package: "wrk", needed_by: NeededBy::Bench, purpose: "the load of the gateway's bench" },
+    Tool {
+        name: "wrk",
+        probes: &["wrk"],
+        package: "wrk",
+        needed_by: NeededBy::Bench,
+        purpose: "the load of the gateway's bench",
+    },
 ];
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        self.probes.iter().any(|probe| if probe.contains('/') { is_file(probe) } else { is_program(probe) })
+    }
+}
 
 /// Servers live in sbin, which is not on everybody's PATH.
 const SBIN: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-fn find(program: &str) -> Option<PathBuf> {
+fn is_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(SBIN.iter().map(PathBuf::from))
-        .chain(postgres_folders())
-        .map(|folder| folder.join(program))
-        .find(|candidate| Path::is_file(candidate))
+    env::split_paths(&path).chain(SBIN.iter().map(PathBuf::from)).any(|folder| folder.join(name).is_file())
 }
 
-/// Debian keeps each version's server programs in a folder of its own, off everybody's PATH.
-fn postgres_folders() -> Vec<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-    versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect()
+fn is_file(pattern: &str) -> bool {
+    match pattern.split_once("/*/") {
+        None => Path::new(pattern).is_file(),
+        Some((above, below)) => {
+            let folders = fs::read_dir(above).into_iter().flatten().flatten();
+            folders.map(|folder| folder.path().join(below)).any(|candidate| candidate.is_file())
+        }
+    }
 }
 
 fn apt_get() -> Command {
@@ -110,4 +127,18 @@ fn is_root() -> anyhow::Result<bool> {
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no Uid in /proc/self/status")?;
     // Real, effective, saved, file system: the effective one decides.
     Ok(uids.split_whitespace().nth(1) == Some("0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_find_what_is_there_and_nothing_else() {
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/*/tools.rs");
+        assert!(is_file(here) && is_program("sh"));
+        assert!(
+            !is_file(&here.replace("tools", "gone")) && !is_file("/gone/*/tools.rs") && !is_program("no-such-program")
+        );
+    }
 }
