@@ -62,6 +62,14 @@ impl Body {
         B::Error: Into<BoxError>,
     {
         let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
+        // One of ours stays what it is: it needs no second box, and content that is all here keeps its length.
+        let mut rest = Some(rest);
+        if prefix.is_none()
+            && let Some(ours) = (&mut rest as &mut dyn std::any::Any).downcast_mut::<Option<Body>>()
+        {
+            return ours.take().expect("it was just put there");
+        }
+        let rest = rest.expect("it was just put there");
         Body(Inner::Streaming { prefix, rest: Box::pin(http_body_util::BodyExt::map_err(rest, Into::into)) })
     }
 

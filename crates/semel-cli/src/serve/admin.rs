@@ -10,7 +10,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use semel::Semel;
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::sync::CancellationToken;
+
+use super::listen::Closing;
 
 /// How long the store may take to prove that it works.
 const PROBE_MAX: Duration = Duration::from_secs(2);
@@ -26,8 +27,8 @@ pub(crate) struct Admin {
     pub semel: Semel,
     /// The policy document.
     pub policy: Bytes,
-    /// Cancelled when the process no longer accepts.
-    pub closing: CancellationToken,
+    /// Begun when the process no longer accepts.
+    pub closing: Closing,
 }
 
 impl Admin {
@@ -75,7 +76,7 @@ impl Admin {
     }
 
     async fn readiness(&self) -> Response<Full<Bytes>> {
-        if self.closing.is_cancelled() {
+        if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
         }
         match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {

@@ -7,9 +7,9 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
-use super::Ended;
+use super::{Ended, listen::Closing};
 
 /// SIGTERM and SIGINT.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Signals {
 #[derive(Debug)]
 pub(crate) struct Open {
     /// Told to finish.
-    pub closing: CancellationToken,
+    pub closing: Closing,
     /// Client connections, and what they became.
     pub connections: TaskTracker,
     /// Executions, which may have outlived their connections.

@@ -28,7 +28,10 @@ use semel_core::{
     policy::Policy,
     wire::{Problem, ProblemType},
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::{Instant, Sleep},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -55,9 +58,12 @@ pub(crate) struct Settings {
 
 /// Forwards the requests of one client connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Forwarder {
+pub(crate) struct Forwarder(Arc<Bound>);
+
+#[derive(Debug)]
+struct Bound {
     shared: Arc<Shared>,
-    peer: Arc<Peer>,
+    peer: Peer,
 }
 
 #[derive(Debug)]
@@ -80,7 +86,7 @@ impl Forwarding {
 
     /// The forwarder for a client.
     pub(crate) fn of(&self, peer: Peer) -> Forwarder {
-        Forwarder { shared: Arc::clone(&self.0), peer: Arc::new(peer) }
+        Forwarder(Arc::new(Bound { shared: Arc::clone(&self.0), peer }))
     }
 }
 
@@ -94,11 +100,11 @@ impl tower::Service<Request<Body>> for Forwarder {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Forwarder { shared, peer } = self.clone();
+        let bound = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(match shared.forward(request, &peer).await {
+            Ok(match bound.shared.forward(request, &bound.peer).await {
                 Ok(response) => response,
-                Err(failure) => failure.into_response(shared.settings.semel.policy()),
+                Err(failure) => failure.into_response(bound.shared.settings.semel.policy()),
             })
         })
     }
@@ -134,7 +140,7 @@ impl Shared {
         let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
         frame_explicitly(&mut request);
         match (wish, patience) {
-            (Wish::Upgrade, Patience::Forwarder) => return self.upgrade(request, permit).await,
+            (Wish::Upgrade, Patience::Forwarder) => return Box::pin(self.upgrade(request, permit)).await,
             // A kept reply cannot be another protocol: the origin is not asked for one.
             (Wish::Upgrade, Patience::Layer) => headers::strip_upgrade(request.headers_mut()),
             (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
@@ -161,9 +167,9 @@ impl Shared {
         patience: Patience,
     ) -> Result<Response<Incoming>, Unanswered> {
         let written_before = connection.socket.written();
-        let mut silence = pin!(Silence::new(patience, self.settings.response_header_max, &connection.socket));
-        let mut response = pin!(connection.sender.try_send_request(request));
-        let driver = &mut connection.driver;
+        let Connection { sender, driver, socket, timer } = connection;
+        let mut silence = pin!(Silence::new(patience, self.settings.response_header_max, socket, timer));
+        let mut response = pin!(sender.try_send_request(request));
         let outcome = poll_fn(|cx| {
             // The driver first: it writes the request and reads what the other future waits for.
             let _ended = driver.poll(cx);
@@ -180,7 +186,7 @@ impl Shared {
                 // Whatever left of it, its client has sent something that is not HTTP, or has gone.
                 None if error.error().is_user() => Err(Unanswered::Failed(Failure::Client(error.into_error().into()))),
                 // hyper may have encoded it, but the kernel has taken nothing.
-                None if connection.socket.written() == written_before => {
+                None if socket.written() == written_before => {
                     Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
                 }
                 None => Err(Unanswered::Failed(Failure::Lost(error.into_error().into()))),
@@ -237,13 +243,14 @@ impl Shared {
         permit: OwnedSemaphorePermit,
     ) -> Result<Response<Body>, Failure> {
         let client = request.extensions_mut().remove::<OnUpgrade>();
-        let Connection { mut sender, driver, socket } =
+        let Connection { mut sender, driver, socket, mut timer } =
             self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
         tokio::spawn(async move {
             driver.run_with_upgrades().await;
             drop(permit);
         });
-        let mut silence = pin!(Silence::new(Patience::Forwarder, self.settings.response_header_max, &socket));
+        let mut silence =
+            pin!(Silence::new(Patience::Forwarder, self.settings.response_header_max, &socket, &mut timer));
         let mut answer = pin!(sender.try_send_request(request));
         let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
@@ -293,23 +300,24 @@ fn frame_explicitly(request: &mut Request<Body>) {
 #[derive(Debug)]
 struct Silent;
 
-/// Ends when for `limit` neither a response began nor a byte of the request was taken: a long upload is not silence. Looks
-/// only every `limit`, so after an upload it may take twice as long.
+/// Ends when for `limit` neither a response began nor a byte of the request was taken: a long upload is not silence. What
+/// is taken is looked at only when the timer rings, so after an upload it may last up to twice as long.
 struct Silence<'a> {
     limit: Option<Duration>,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    timer: &'a mut Pin<Box<Sleep>>,
     socket: &'a Socket,
+    since: Instant,
     /// At the last look.
-    written: u64,
+    written: Option<u64>,
 }
 
 impl<'a> Silence<'a> {
-    fn new(patience: Patience, limit: Duration, socket: &'a Socket) -> Silence<'a> {
+    fn new(patience: Patience, limit: Duration, socket: &'a Socket, timer: &'a mut Pin<Box<Sleep>>) -> Silence<'a> {
         let limit = match patience {
             Patience::Layer => None,
             Patience::Forwarder => Some(limit),
         };
-        Silence { limit, timer: None, socket, written: 0 }
+        Silence { limit, timer, socket, since: Instant::now(), written: None }
     }
 }
 
@@ -318,18 +326,18 @@ impl Future for Silence<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Silent> {
         let this = self.get_mut();
         let Some(limit) = this.limit else { return Poll::Pending };
-        let timer = this.timer.get_or_insert_with(|| {
-            this.written = this.socket.written();
-            Box::pin(tokio::time::sleep(limit))
-        });
+        this.written.get_or_insert_with(|| this.socket.written());
         loop {
-            ready!(timer.as_mut().poll(cx));
-            let written = this.socket.written();
-            if written == this.written {
+            ready!(this.timer.as_mut().poll(cx));
+            let (now, written) = (Instant::now(), this.socket.written());
+            if this.written.replace(written) != Some(written) {
+                this.since = now;
+            }
+            if now >= this.since + limit {
                 return Poll::Ready(Silent);
             }
-            this.written = written;
-            timer.as_mut().reset(tokio::time::Instant::now() + limit);
+            // It had been set by an earlier exchange, or there was progress.
+            this.timer.as_mut().reset(this.since + limit);
         }
     }
 }

@@ -8,6 +8,7 @@ use http::{
     uri::PathAndQuery,
 };
 
+use parking_lot::Mutex;
 use semel::Body;
 
 use crate::config::HostRule;
@@ -15,6 +16,9 @@ use crate::config::HostRule;
 /// RFC 9110 section 7.6.1: these are for the next hop only, besides whatever `Connection` names.
 const HOP_BY_HOP: [HeaderName; 4] =
     [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
+
+/// How many fields a request gains at most.
+const ADDED: usize = 6;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -25,6 +29,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub(crate) struct Peer {
     address: HeaderValue,
     forwarded_for: String,
+    /// The last `Forwarded` and the host it was for: one connection asks for one host.
+    forwarded: Mutex<Option<(Option<HeaderValue>, HeaderValue)>>,
 }
 
 impl Peer {
@@ -34,7 +40,27 @@ impl Peer {
         // RFC 7239 section 6: an IPv6 address is bracketed and quoted.
         let forwarded_for = if ip.is_ipv6() { format!("for=\"[{ip}]\"") } else { format!("for={ip}") };
         let address = HeaderValue::from_str(&ip.to_string()).expect("an address is a header value");
-        Peer { address, forwarded_for }
+        Peer { address, forwarded_for, forwarded: Mutex::default() }
+    }
+
+    /// The element of RFC 7239 for a request for `host`.
+    fn forwarded(&self, host: Option<&HeaderValue>) -> HeaderValue {
+        let mut last = self.forwarded.lock();
+        if let Some((for_host, value)) = &*last
+            && for_host.as_ref() == host
+        {
+            return value.clone();
+        }
+        let mut element = self.forwarded_for.clone();
+        if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+            element.push_str(";host=\"");
+            element.push_str(host);
+            element.push('"');
+        }
+        element.push_str(";proto=http");
+        let value = HeaderValue::from_str(&element).expect("an address and a checked host are visible");
+        *last = Some((host.cloned(), value.clone()));
+        value
     }
 }
 
@@ -99,20 +125,14 @@ pub(crate) fn prepare_request<B>(request: &mut Request<B>, peer: &Peer, rule: Ho
     }
     join_cookies(headers);
 
+    headers.reserve(ADDED);
     let said = match rule {
         HostRule::Preserve => host.clone().unwrap_or_else(|| origin.clone()),
         HostRule::Upstream => origin.clone(),
     };
     headers.insert(HOST, said);
     // RFC 7239: whoever reads these decides which hops it believes; each hop adds what it saw itself.
-    let mut forwarded = peer.forwarded_for.clone();
-    if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
-        forwarded.push_str(";host=\"");
-        forwarded.push_str(host);
-        forwarded.push('"');
-    }
-    forwarded.push_str(";proto=http");
-    append(headers, FORWARDED, HeaderValue::from_str(&forwarded).expect("an address and a checked host are visible"));
+    append(headers, FORWARDED, peer.forwarded(host.as_ref()));
     append(headers, X_FORWARDED_FOR, peer.address.clone());
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);

@@ -7,23 +7,26 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
+use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use semel::{Body, Idempotency, Semel};
+use semel::{Body, BoxError, Idempotency, Semel};
 use semel_core::wire::POLICY_PATH;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer as _, Service as _};
@@ -55,7 +58,7 @@ pub(crate) struct Serving {
     /// See [`Gateway::header_read_max`](crate::config::Gateway::header_read_max).
     pub header_read_max: Duration,
     /// Says when to finish.
-    pub closing: CancellationToken,
+    pub closing: Closing,
     /// Knows which connections are open.
     pub connections: TaskTracker,
 }
@@ -65,11 +68,11 @@ pub(crate) async fn accept(
     listener: TcpListener,
     connections_max: usize,
     threads: Vec<tokio::sync::mpsc::UnboundedSender<Accepted>>,
-    closing: CancellationToken,
+    closing: Closing,
 ) {
     let slots = Arc::new(Semaphore::new(connections_max));
     let mut next = threads.iter().cycle();
-    let mut closed = pin!(closing.cancelled());
+    let mut closed = pin!(closing.begun());
     loop {
         // A slot first: past the limit clients wait in the kernel's queue.
         let one = async {
@@ -116,7 +119,7 @@ impl Serving {
         });
     }
 
-    async fn serve(&self, stream: std::net::TcpStream, address: SocketAddr) -> Result<(), semel::BoxError> {
+    async fn serve(&self, stream: std::net::TcpStream, address: SocketAddr) -> Result<(), BoxError> {
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
         let protocol = tokio::select! {
@@ -124,40 +127,136 @@ impl Serving {
                 Ok(protocol) => protocol?,
                 Err(_) => return Ok(()),
             },
-            () = self.closing.cancelled() => return Ok(()),
+            () = self.closing.begun() => return Ok(()),
         };
         let layered = self.semel.layer().layer(self.forwarding.of(Peer::new(address)));
         let ambiguous = Ambiguous::none();
-        let service =
-            Front { layered, policy: self.policy.clone(), ambiguous: ambiguous.clone(), requests: AtomicU64::new(0) };
-        let mut closing = pin!(self.closing.cancelled());
+        let activity = Arc::new(Activity::default());
+        let front = Front {
+            layered,
+            policy: self.policy.clone(),
+            ambiguous: ambiguous.clone(),
+            activity: Arc::clone(&activity),
+        };
         match protocol {
             Protocol::Http1 => {
                 let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(self.header_read_max)
-                    .serve_connection(TokioIo::new(Watched::new(stream, ambiguous)), service)
+                    .serve_connection(TokioIo::new(Watched::new(stream, ambiguous)), front)
                     .with_upgrades();
-                let mut connection = pin!(connection);
-                tokio::select! {
-                    ended = connection.as_mut() => return Ok(ended?),
-                    () = &mut closing => connection.as_mut().graceful_shutdown(),
-                }
-                Ok(connection.await?)
+                self.run(connection, http1::UpgradeableConnection::graceful_shutdown, &activity).await
             }
             Protocol::Http2 => {
                 let connection = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .keep_alive_interval(self.header_read_max)
-                    .serve_connection(TokioIo::new(stream), service);
-                let mut connection = pin!(connection);
-                tokio::select! {
-                    ended = connection.as_mut() => return Ok(ended?),
-                    () = &mut closing => connection.as_mut().graceful_shutdown(),
-                }
-                Ok(connection.await?)
+                    .serve_connection(TokioIo::new(stream), front);
+                self.run(connection, http2::Connection::graceful_shutdown, &activity).await
             }
         }
+    }
+
+    /// Runs a connection to its end. It is asked to end once draining begins, or when for `header_read_max` (at most
+    /// twice that) no request was answered and none came; then it has as long again for a request that was on its way.
+    ///
+    /// hyper has such a limit too, at the price of a timer that is made and unmade with every request.
+    async fn run<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        connection: C,
+        shut_down: fn(Pin<&mut C>),
+        activity: &Activity,
+    ) -> Result<(), BoxError> {
+        let mut connection = pin!(connection);
+        let mut closing = pin!(self.closing.begun());
+        let mut idle = pin!(tokio::time::sleep(self.header_read_max));
+        let mut last_seen = None;
+        let mut asked = Asked::Nothing;
+        // A task's waker is the same at every poll, so hearing of the closing is asked for only once.
+        let mut heard = std::future::poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx))).await;
+        let ended = std::future::poll_fn(|cx| {
+            if asked == Asked::Nothing && (heard.is_ready() || self.closing.has_begun()) {
+                heard = Poll::Ready(());
+                asked = Asked::ToFinish;
+                shut_down(connection.as_mut());
+            }
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            while idle.as_mut().poll(cx).is_ready() {
+                let seen = activity.waiting();
+                if seen.is_some() && seen == last_seen {
+                    match asked {
+                        Asked::Nothing | Asked::ToFinish => {
+                            asked = Asked::ForIdleness;
+                            shut_down(connection.as_mut());
+                            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                                return Poll::Ready(ended);
+                            }
+                        }
+                        // Half a header section, and never the rest.
+                        Asked::ForIdleness => return Poll::Ready(Ok(())),
+                    }
+                }
+                last_seen = seen;
+                idle.as_mut().reset(Instant::now() + self.header_read_max);
+            }
+            Poll::Pending
+        });
+        Ok(ended.await?)
+    }
+}
+
+/// Why a connection was asked to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asked {
+    /// It was not.
+    Nothing,
+    /// The process finishes.
+    ToFinish,
+    /// Nothing happens on it.
+    ForIdleness,
+}
+
+/// Requests of a connection that began, and responses that ended.
+#[derive(Debug, Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Activity {
+    /// How many requests there were, if every one is answered and the next has not begun.
+    fn waiting(&self) -> Option<u64> {
+        let begun = self.begun.load(Ordering::Acquire);
+        (begun == self.ended.load(Ordering::Acquire)).then_some(begun)
+    }
+}
+
+/// Told to all connections at once: finish.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Closing(Arc<ClosingState>);
+
+#[derive(Debug, Default)]
+struct ClosingState {
+    /// Beside the token, because reading it takes no lock that all threads share.
+    begun: AtomicBool,
+    token: CancellationToken,
+}
+
+impl Closing {
+    /// Tells them.
+    pub(crate) fn begin(&self) {
+        self.0.begun.store(true, Ordering::Release);
+        self.0.token.cancel();
+    }
+
+    /// Whether they were told.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until they are.
+    pub(crate) async fn begun(&self) {
+        self.0.token.cancelled().await;
     }
 }
 
@@ -166,34 +265,79 @@ struct Front {
     layered: Idempotency<Forwarder>,
     policy: Option<Bytes>,
     ambiguous: Ambiguous,
-    /// Requests so far on this connection.
-    requests: AtomicU64,
+    activity: Arc<Activity>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
 impl hyper::service::Service<Request<Incoming>> for Front {
-    type Response = Response<Body>;
+    type Response = Response<Counted>;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let number = self.activity.begun.fetch_add(1, Ordering::AcqRel);
+        let count = Some(Count(Arc::clone(&self.activity)));
         let checked = if self.ambiguous.is(number) { Err(headers::AMBIGUOUS) } else { headers::check(&request) };
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Box::pin(std::future::ready(Ok(response)));
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
         }
         if let Some(document) = &self.policy
             && request.uri().path() == POLICY_PATH
             && [Method::GET, Method::HEAD].contains(request.method())
         {
             let response = admin::published(document).map(Body::streaming);
-            return Box::pin(std::future::ready(Ok(response)));
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
-        self.layered.clone().call(request)
+        Answering { answer: self.layered.clone().call(request), count }
+    }
+}
+
+/// A response on its way.
+struct Answering {
+    answer: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
+    count: Option<Count>,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Counted>, Infallible>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(self.answer.as_mut().poll(cx));
+        let count = self.count.take();
+        Poll::Ready(Ok(response.map(|body| Counted { body, _count: count })))
+    }
+}
+
+/// Counts a response as ended when hyper has done with it, or with the client.
+struct Count(Arc<Activity>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Content of a response that is counted.
+struct Counted {
+    body: Body,
+    _count: Option<Count>,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

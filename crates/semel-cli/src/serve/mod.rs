@@ -35,7 +35,7 @@ use self::{
     authorize::AskAddress,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
-    listen::{Accepted, Serving},
+    listen::{Accepted, Closing, Serving},
     pool::Pool,
 };
 use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
@@ -146,7 +146,7 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
         Some(address) => Some(bind(address).await?),
     };
     let policy = Bytes::from(published::document(semel.policy()));
-    let open = Open { closing: CancellationToken::new(), connections: TaskTracker::new(), semel };
+    let open = Open { closing: Closing::default(), connections: TaskTracker::new(), semel };
     let stop = CancellationToken::new();
     let (mut threads, mut handles) = (Vec::new(), Vec::new());
     for number in 0..gateway.threads {
@@ -177,7 +177,7 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
 
     let name = signals.next().await;
     tracing::info!(target: "semel::serve", "{name}: no longer accepting, finishing what runs");
-    open.closing.cancel();
+    open.closing.begin();
     accepting.await.context("the acceptor failed")?;
     let ended = open.finish(gateway.drain_max, signals).await;
     stop.cancel();
@@ -217,7 +217,7 @@ struct Part {
     gateway: Gateway,
     policy: Bytes,
     semel: Semel,
-    closing: CancellationToken,
+    closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
 }

@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, Sleep},
 };
 
 use crate::config::Origin;
@@ -55,6 +55,9 @@ pub(crate) struct Connection {
     pub driver: Driver,
     /// The socket below both.
     pub socket: Socket,
+    /// For whoever waits on this connection. It runs on from one exchange to the next, since setting a timer per request
+    /// costs more than one that now and then rings too early.
+    pub timer: Pin<Box<Sleep>>,
 }
 
 /// Reads and writes a connection when polled, until it ends.
@@ -111,7 +114,7 @@ impl Pool {
             return Ok(permit);
         }
         let waiting = Arc::clone(&self.0.in_use).acquire_owned();
-        match tokio::time::timeout(self.0.connect_max, waiting).await {
+        match Box::pin(tokio::time::timeout(self.0.connect_max, waiting)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "every connection to the origin is in use"))
@@ -127,7 +130,8 @@ impl Pool {
                 return Ok((idle.connection, Age::Reused));
             }
         }
-        self.connect().await.map(|connection| (connection, Age::Fresh))
+        // Boxed because it is rare and large, and what awaits this is moved with every request.
+        Box::pin(self.connect()).await.map(|connection| (connection, Age::Fresh))
     }
 
     /// Makes a new connection.
@@ -141,7 +145,8 @@ impl Pool {
         let socket = Socket(Arc::new(Counted { stream: Mutex::new(stream), written: AtomicU64::new(0) }));
         let wire = Wire(Arc::clone(&socket.0));
         let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(io::Error::other)?;
-        Ok(Connection { sender, driver: Driver(Some(driver)), socket })
+        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Ok(Connection { sender, driver: Driver(Some(driver)), socket, timer })
     }
 
     /// Keeps a connection whose exchange is over, for the next one.

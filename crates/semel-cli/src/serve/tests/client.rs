@@ -233,7 +233,7 @@ async fn another_protocol_passes_both_ways() {
     stream.read_exact(&mut back).await.expect("an echo");
     assert_eq!(back, [0x81, 0x00, b'\n']);
     // Draining waits for it, and it ends when the client ends it.
-    gateway.closing.cancel();
+    gateway.closing.begin();
     gateway.connections.close();
     assert!(!gateway.connections.is_empty());
     drop(stream);
@@ -248,6 +248,63 @@ async fn a_covered_request_asks_for_no_other_protocol() {
     let response = gateway.exchange(request).await;
     assert_eq!(status(&response), "200");
     assert!(!response.contains("upgrade"), "{response}");
+}
+
+/// How long the gateway waits on a connection until it closes it, in seconds.
+async fn closed_after(gateway: &Gateway, stream: &mut TcpStream) -> u64 {
+    let before = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_hours(1), stream.read_to_end(&mut rest)).await;
+    read.expect("the gateway closes").expect("without a reset");
+    assert!(!gateway.closing.has_begun());
+    before.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_no_request_is_disconnected() {
+    let origin = ScriptedOrigin::answering(OK).await;
+    let gateway = Gateway::start(&origin).await;
+    for (sent, expected) in [("", 60..=61), ("GET / HT", 60..=181), ("GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ", 60..=181)]
+    {
+        let mut stream = gateway.connect().await;
+        stream.write_all(sent.as_bytes()).await.expect("the gateway reads");
+        let seconds = closed_after(&gateway, &mut stream).await;
+        assert!(expected.contains(&seconds), "{sent:?}: {seconds}");
+    }
+    let mut stream = gateway.connect().await;
+    for _ in 0..3 {
+        // Less than the limit apart: kept.
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the gateway reads");
+        assert_eq!(status(&read_until(&mut stream, "\r\n\r\nhi").await), "200");
+    }
+    let seconds = closed_after(&gateway, &mut stream).await;
+    assert!((60..=121).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_takes_its_time_is_not_idle() {
+    let origin = ScriptedOrigin::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n";
+        stream.write_all(head).await.expect("the gateway reads");
+        tokio::time::sleep(Duration::from_mins(30)).await;
+        stream.write_all(b"data: 2\n\n").await.expect("the gateway reads");
+    })
+    .await;
+    let gateway = Gateway::start(&origin).await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the gateway reads");
+    let seconds = closed_after_reading(&mut stream, "data: 2\n\n").await;
+    assert_eq!(seconds, 1_800);
+}
+
+async fn closed_after_reading(stream: &mut TcpStream, end: &str) -> u64 {
+    let before = tokio::time::Instant::now();
+    let mut read = Vec::new();
+    read_into(&mut read, stream, end).await;
+    assert!(read.ends_with(end.as_bytes()), "{}", String::from_utf8_lossy(&read));
+    before.elapsed().as_secs()
 }
 
 #[tokio::test]
@@ -269,7 +326,7 @@ async fn draining_finishes_what_runs_and_takes_nothing_more() {
     let mut running = gateway.connect().await;
     running.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.expect("the gateway reads");
     arrivals.recv().await.expect("it reaches the origin");
-    gateway.closing.cancel();
+    gateway.closing.begin();
     gateway.connections.close();
     go_on.send(()).expect("the origin waits");
     let mut response = String::new();

@@ -16,11 +16,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
     forward::{Forwarding, Settings},
-    listen::{self, Serving},
+    listen::{self, Closing, Serving},
     pool::Pool,
 };
 use crate::config::{HostRule, Origin};
@@ -91,7 +91,7 @@ fn semel() -> Semel {
 /// A gateway in this process, with records in memory.
 struct Gateway {
     address: SocketAddr,
-    closing: CancellationToken,
+    closing: Closing,
     connections: TaskTracker,
 }
 
@@ -99,7 +99,7 @@ impl Gateway {
     async fn start(origin: &ScriptedOrigin) -> Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
+        let (closing, connections) = (Closing::default(), TaskTracker::new());
         let serving = Serving {
             semel: semel(),
             forwarding: forwarding_to(origin.address, connections.clone()),

@@ -297,7 +297,7 @@ async fn an_origin_that_is_silent_for_too_long_is_lost_where_no_route_covers() {
     })
     .await;
     let before = tokio::time::Instant::now();
-    let uncovered = post("1").map(Body::streaming);
+    let uncovered = post("1").map(|_| Body::streaming(http_body_util::Full::new(Bytes::from_static(b"1"))));
     let response = forward(&origin.forwarding(), uncovered).await;
     assert_eq!(said(&response), Said::Lost(StatusCode::GATEWAY_TIMEOUT));
     assert_eq!(before.elapsed().as_secs(), 60);
