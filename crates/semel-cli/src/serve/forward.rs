@@ -99,14 +99,23 @@ impl tower::Service<Request<Body>> for Forwarder {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let bound = Arc::clone(&self.0);
-        Box::pin(async move {
-            Ok(match bound.shared.forward(request, &bound.peer).await {
-                Ok(response) => response,
-                Err(failure) => failure.into_response(bound.shared.settings.semel.policy()),
-            })
-        })
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Bound { shared, peer } = &*self.0;
+        let wish = headers::prepare_request(&mut request, peer, shared.settings.host, &shared.host);
+        // The layer reads the content of what it covers, and only of that.
+        let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
+        frame_explicitly(&mut request);
+        match (wish, patience) {
+            (Wish::Upgrade, Patience::Forwarder) => {
+                let bound = Arc::clone(&self.0);
+                return Box::pin(async move { Ok(bound.shared.told(bound.shared.upgrade(request).await)) });
+            }
+            // A kept reply cannot be another protocol: the origin is not asked for one.
+            (Wish::Upgrade, Patience::Layer) => headers::strip_upgrade(request.headers_mut()),
+            (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
+        }
+        let forwarding = forward(Arc::clone(&self.0), request, patience);
+        Box::pin(async move { Ok(forwarding.await) })
     }
 }
 
@@ -132,92 +141,108 @@ enum Patience {
     Forwarder,
 }
 
-impl Shared {
-    async fn forward(&self, mut request: Request<Body>, peer: &Peer) -> Result<Response<Body>, Failure> {
-        let wish = headers::prepare_request(&mut request, peer, self.settings.host, &self.host);
-        // The layer reads the content of what it covers, and only of that.
-        let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
-        let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
-        frame_explicitly(&mut request);
-        match (wish, patience) {
-            (Wish::Upgrade, Patience::Forwarder) => return Box::pin(self.upgrade(request, permit)).await,
-            // A kept reply cannot be another protocol: the origin is not asked for one.
-            (Wish::Upgrade, Patience::Layer) => headers::strip_upgrade(request.headers_mut()),
-            (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
-        }
+// This and two below are plain functions that return one block each, because an `async fn` keeps its arguments twice and
+// every request would carry, and allocate, kilobytes.
+#[expect(clippy::manual_async_fn, reason = "see above")]
+fn forward(
+    bound: Arc<Bound>,
+    mut request: Request<Body>,
+    patience: Patience,
+) -> impl Future<Output = Response<Body>> + Send {
+    async move {
+        let shared = &bound.shared;
+        let permit = match shared.pool.permit().await {
+            Ok(permit) => permit,
+            Err(error) => return shared.told(Err(Failure::NotSent(error.into()))),
+        };
         loop {
-            let (mut connection, age) = self.pool.take().await.map_err(|error| Failure::NotSent(error.into()))?;
-            match self.exchange(&mut connection, request, patience).await {
-                Ok(response) => return self.answer(connection, response, permit).await,
+            let (mut connection, age) = match shared.pool.take().await {
+                Ok(taken) => taken,
+                Err(error) => return shared.told(Err(Failure::NotSent(error.into()))),
+            };
+            match shared.exchange(&mut connection, request, patience).await {
+                Ok(response) => return shared.told(shared.answer(connection, response, permit).await),
                 // Handed back by hyper before it was written. A fresh connection would do it again.
                 Err(Unanswered::Unsent(back, error)) => match age {
                     Age::Reused => request = *back,
-                    Age::Fresh => return Err(Failure::NotSent(error)),
+                    Age::Fresh => return shared.told(Err(Failure::NotSent(error))),
                 },
-                Err(Unanswered::Failed(failure)) => return Err(failure),
+                Err(Unanswered::Failed(failure)) => return shared.told(Err(failure)),
             }
         }
     }
+}
+
+impl Shared {
+    fn told(&self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
+        outcome.unwrap_or_else(|failure| failure.into_response(self.settings.semel.policy()))
+    }
 
     /// Sends a request and waits for the header section of its response.
-    async fn exchange(
+    fn exchange(
         &self,
         connection: &mut Connection,
         request: Request<Body>,
         patience: Patience,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let written_before = connection.socket.written();
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + Send {
         let Connection { sender, driver, socket, timer } = connection;
-        let mut silence = pin!(Silence::new(patience, self.settings.response_header_max, socket, timer));
-        let mut response = pin!(sender.try_send_request(request));
-        let outcome = poll_fn(|cx| {
-            // The driver first: it writes the request and reads what the other future waits for.
-            let _ended = driver.poll(cx);
-            if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
-                return Poll::Ready(Ok(outcome));
-            }
-            silence.as_mut().poll(cx).map(Err)
-        })
-        .await;
-        match outcome {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Unanswered::Unsent(Box::new(request), error.into_error().into())),
+        let (socket, limit) = (&*socket, self.settings.response_header_max);
+        let written_before = socket.written();
+        let mut response = Box::pin(sender.try_send_request(request));
+        async move {
+            let mut silence = pin!(Silence::new(patience, limit, socket, timer));
+            let outcome = poll_fn(|cx| {
+                // The driver first: it writes the request and reads what the other future waits for.
+                let _ended = driver.poll(cx);
+                if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(outcome));
+                }
+                silence.as_mut().poll(cx).map(Err)
+            })
+            .await;
+            let mut error = match outcome {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => error,
+                Err(Silent) => return Err(Unanswered::Failed(Failure::Silent)),
+            };
+            Err(match error.take_message() {
+                Some(request) => Unanswered::Unsent(Box::new(request), error.into_error().into()),
                 // Whatever left of it, its client has sent something that is not HTTP, or has gone.
-                None if error.error().is_user() => Err(Unanswered::Failed(Failure::Client(error.into_error().into()))),
+                None if error.error().is_user() => Unanswered::Failed(Failure::Client(error.into_error().into())),
                 // hyper may have encoded it, but the kernel has taken nothing.
                 None if socket.written() == written_before => {
-                    Err(Unanswered::Failed(Failure::NotSent(error.into_error().into())))
+                    Unanswered::Failed(Failure::NotSent(error.into_error().into()))
                 }
-                None => Err(Unanswered::Failed(Failure::Lost(error.into_error().into()))),
-            },
-            Err(Silent) => Err(Unanswered::Failed(Failure::Silent)),
+                None => Unanswered::Failed(Failure::Lost(error.into_error().into())),
+            })
         }
     }
 
     /// Passes a response on: whole if it is already here, and as it arrives if not.
-    async fn answer(
+    fn answer(
         &self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         mut response: Response<Incoming>,
         permit: OwnedSemaphorePermit,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> impl Future<Output = Result<Response<Body>, Failure>> + Send {
         headers::prepare_response(&mut response);
         let (parts, mut incoming) = response.into_parts();
-        let body = match gather(&mut connection, &mut incoming).await {
-            Gathered::Whole { content, trailers } => {
-                self.pool.put(connection);
-                Body::with_trailers(content, trailers)
-            }
-            Gathered::Part(prefix) => Body::prefixed(prefix, self.stream(connection, incoming, permit)),
-            // Nothing of it was told yet, so the truth still can be.
-            Gathered::Broken(error) => return Err(Failure::Lost(error)),
-        };
-        Ok(Response::from_parts(parts, body))
+        async move {
+            let body = match gather(&mut connection, &mut incoming).await {
+                Gathered::Whole { content, trailers } => {
+                    self.pool.put(connection);
+                    Body::with_trailers(content, trailers)
+                }
+                Gathered::Part(prefix) => Body::prefixed(prefix, self.stream(connection, incoming, permit)),
+                // Nothing of it was told yet, so the truth still can be.
+                Gathered::Broken(error) => return Err(Failure::Lost(error)),
+            };
+            Ok(Response::from_parts(parts, body))
+        }
     }
 
     /// Reads on in a task, so that a client that reads slowly does not keep the request from being written.
-    fn stream(&self, mut connection: Connection, incoming: Incoming, permit: OwnedSemaphorePermit) -> Streamed {
+    fn stream(&self, mut connection: Box<Connection>, incoming: Incoming, permit: OwnedSemaphorePermit) -> Streamed {
         let (over, end) = oneshot::channel();
         let pool = self.pool.clone();
         tokio::spawn(async move {
@@ -237,14 +262,11 @@ impl Shared {
     }
 
     /// Forwards a request that may leave HTTP behind. Its connection is its own and never used again.
-    async fn upgrade(
-        &self,
-        mut request: Request<Body>,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Response<Body>, Failure> {
+    async fn upgrade(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
         let client = request.extensions_mut().remove::<OnUpgrade>();
         let Connection { mut sender, driver, socket, mut timer } =
-            self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
+            *self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
         tokio::spawn(async move {
             driver.run_with_upgrades().await;
             drop(permit);
@@ -542,7 +564,7 @@ mod tests {
 
     /// A forwarder that has had one exchange, whose origin then closed the connection: with a reset if it left bytes of
     /// the request unread.
-    async fn after_one_exchange(read: Read) -> (Arc<Shared>, Connection) {
+    async fn after_one_exchange(read: Read) -> (Arc<Shared>, Box<Connection>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("an origin");
         let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
@@ -579,6 +601,16 @@ mod tests {
 
     fn request() -> Request<Body> {
         Request::post("/charges").header("host", "a").body(Body::full("1!")).expect("a request")
+    }
+
+    /// Allocators have a fast path for what is small (glibc's ends at 1032 bytes), and a request should take it.
+    #[tokio::test]
+    async fn a_forwarded_request_is_small() {
+        let (shared, mut connection) = after_one_exchange(Read::All).await;
+        let bound = Arc::new(Bound { shared, peer: Peer::new(([127, 0, 0, 1], 1).into()) });
+        let exchange = size_of_val(&bound.shared.exchange(&mut connection, request(), Patience::Layer));
+        let forwarded = size_of_val(&forward(bound, request(), Patience::Layer));
+        assert!(forwarded <= 1_024, "{forwarded} bytes, {exchange} of them for the exchange");
     }
 
     /// What a second try on a fresh connection rests on.

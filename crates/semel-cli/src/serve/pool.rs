@@ -42,7 +42,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -123,7 +123,7 @@ impl Pool {
     }
 
     /// An idle connection that lives, or else a new one.
-    pub(crate) async fn take(&self) -> io::Result<(Connection, Age)> {
+    pub(crate) async fn take(&self) -> io::Result<(Box<Connection>, Age)> {
         loop {
             let Some(idle) = self.0.idle.lock().pop() else { break };
             if idle.since.elapsed() < self.0.idle_max && idle.connection.is_usable() {
@@ -135,7 +135,7 @@ impl Pool {
     }
 
     /// Makes a new connection.
-    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+    pub(crate) async fn connect(&self) -> io::Result<Box<Connection>> {
         let address = (self.0.origin.host(), self.0.origin.port());
         let stream = match tokio::time::timeout(self.0.connect_max, TcpStream::connect(address)).await {
             Ok(stream) => stream?,
@@ -146,11 +146,11 @@ impl Pool {
         let wire = Wire(Arc::clone(&socket.0));
         let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(io::Error::other)?;
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Ok(Connection { sender, driver: Driver(Some(driver)), socket, timer })
+        Ok(Box::new(Connection { sender, driver: Driver(Some(driver)), socket, timer }))
     }
 
     /// Keeps a connection whose exchange is over, for the next one.
-    pub(crate) fn put(&self, connection: Connection) {
+    pub(crate) fn put(&self, connection: Box<Connection>) {
         if !self.0.idle_max.is_zero() && connection.sender.is_ready() {
             self.0.idle.lock().push(Idle { connection, since: Instant::now() });
         }
