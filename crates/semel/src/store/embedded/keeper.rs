@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use super::{
     format::{self, Hint, PAGE, RECORD_HEAD, RecordHead, SegmentHeader, SegmentKind},
     index::Place,
-    log::{Act, Answer, Log, Request, Segment, Spare},
+    log::{Act, Log, Request, Segment, Spare},
+    reply::{self, Awaited},
 };
 use crate::store::StoreError;
 
@@ -250,7 +251,7 @@ impl Keeper {
                 bytes
             }
         };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply::reply();
         Ok(Some((Request { key: head.key, act: Act::Copy { from: place }, bytes, reply }, answer)))
     }
 
@@ -259,13 +260,13 @@ impl Keeper {
         self.log.copied.fetch_add(requests.len() as u64, Relaxed);
         submit(requests);
         for answer in answers {
-            answer.blocking_recv().unwrap_or_else(|_| Err(StoreError::Unavailable("closed".to_owned())))?;
+            answer.wait().unwrap_or_else(|| Err(StoreError::Unavailable("closed".to_owned())))?;
         }
         Ok(())
     }
 }
 
-type Move = (Request, oneshot::Receiver<Answer>);
+type Move = (Request, Awaited);
 
 fn same_spot(a: Place, b: Place) -> bool {
     a.segment() == b.segment() && a.offset() == b.offset()

@@ -27,7 +27,6 @@ use semel_core::{
     register::Found,
     scope::RecordKey,
 };
-use tokio::sync::oneshot;
 
 use super::{
     Options,
@@ -37,6 +36,7 @@ use super::{
     },
     index::{Fingerprint, Index, Place},
     keeper::Job,
+    reply::{Reply, Wakeups},
 };
 use crate::store::StoreError;
 
@@ -269,7 +269,7 @@ pub(super) struct Request {
     pub(super) act: Act,
     /// The record to append if the answer is yes.
     pub(super) bytes: Vec<u8>,
-    pub(super) reply: oneshot::Sender<Answer>,
+    pub(super) reply: Reply,
 }
 
 #[derive(Debug)]
@@ -299,6 +299,8 @@ pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
     active: Arc<Segment>,
     active_number: u32,
+    /// Whether the active segment is written for the first time, which costs a barrier several times as much.
+    growth: Growth,
     /// The next write starts here, at a page, with `tail`: what the log holds from here up to its end.
     write_from: usize,
     tail: Vec<u8>,
@@ -313,14 +315,24 @@ pub(super) struct Writer {
     pending: HashMap<Fingerprint, Option<Stamp>, std::hash::BuildHasherDefault<super::index::Identity>>,
     buffer: Vec<u8>,
     appended: Vec<Appended>,
-    answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    answers: Vec<(Reply, Answer)>,
+    wakeups: Wakeups,
 }
 
 struct Appended {
     at: Fingerprint,
     place: Place,
     head: RecordHead,
-    reply: oneshot::Sender<Answer>,
+    reply: Reply,
+}
+
+/// How the file of a segment takes a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Growth {
+    /// It gets longer.
+    Grows,
+    /// Its blocks were written before.
+    Overwritten,
 }
 
 /// Where the log goes on after opening.
@@ -343,7 +355,9 @@ impl Writer {
             let last = u32::try_from(segments.list.len()).expect("segments are numbered by 24 bits") - 1;
             (segments.list.back().expect("recovery leaves a segment to write to").clone(), segments.oldest + last)
         };
+        let is_whole = active.file.len().is_ok_and(|len| len >= log.segment_len() as u64);
         let mut writer = Writer {
+            growth: if is_whole { Growth::Overwritten } else { Growth::Grows },
             log,
             jobs,
             active,
@@ -359,6 +373,7 @@ impl Writer {
             buffer: Vec::new(),
             appended: Vec::new(),
             answers: Vec::new(),
+            wakeups: Wakeups::default(),
         };
         if writer.room() < FRAME_HEAD {
             writer.rotate()?;
@@ -372,8 +387,12 @@ impl Writer {
     /// Takes a batch from the front of `queue`, makes it durable in one frame with one barrier, and answers it.
     pub(super) fn commit(&mut self, queue: &mut VecDeque<Request>) {
         if let Err(error) = self.log.check_poison() {
-            queue.drain(..).for_each(|request| drop(request.reply.send(Err(error.clone()))));
+            queue.drain(..).for_each(|request| request.reply.send(Err(error.clone())));
             return;
+        }
+        // A new folder's first segment is left for a pre-written one as soon as there is one.
+        if self.growth == Growth::Grows && !self.log.spares.lock().is_empty() {
+            drop(self.rotate());
         }
         let now = self.log.now_ms();
         self.begin_frame();
@@ -400,8 +419,8 @@ impl Writer {
                     }
                     Err(error) => {
                         // It would be the same for all that wait, and each try costs barriers on a full disk.
-                        drop(request.reply.send(Err(error.clone())));
-                        queue.drain(..).for_each(|request| drop(request.reply.send(Err(error.clone()))));
+                        request.reply.send(Err(error.clone()));
+                        queue.drain(..).for_each(|request| request.reply.send(Err(error.clone())));
                     }
                 },
                 Ok(Some(verdict)) => self.answers.push((request.reply, Ok(verdict))),
@@ -413,14 +432,16 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 self.publish();
-                self.appended.drain(..).for_each(|done| drop(done.reply.send(Ok(Verdict::Done))));
-                self.answers.drain(..).for_each(|(reply, answer)| drop(reply.send(answer)));
+                let wakeups = &mut self.wakeups;
+                self.appended.drain(..).for_each(|done| done.reply.leave(Ok(Verdict::Done), wakeups));
+                self.answers.drain(..).for_each(|(reply, answer)| reply.leave(answer, wakeups));
+                wakeups.deliver();
             }
             Err(error) => {
                 // An answer may lean on a record of the frame that failed.
                 let undecided = StoreError::Unavailable(format!("not decided: {error}"));
-                self.appended.drain(..).for_each(|failed| drop(failed.reply.send(Err(error.clone()))));
-                self.answers.drain(..).for_each(|(reply, _)| drop(reply.send(Err(undecided.clone()))));
+                self.appended.drain(..).for_each(|failed| failed.reply.send(Err(error.clone())));
+                self.answers.drain(..).for_each(|(reply, _)| reply.send(Err(undecided.clone())));
             }
         }
     }
@@ -574,6 +595,7 @@ impl Writer {
     /// Goes on in a new segment. Its header is written with its first frame.
     fn rotate(&mut self) -> Result<(), StoreError> {
         let spare = self.log.spares.lock().pop_front();
+        self.growth = if spare.is_some() { Growth::Overwritten } else { Growth::Grows };
         let spare = match spare {
             Some(spare) => spare,
             None => self.log.create_spare().map_err(|error| {

@@ -31,7 +31,8 @@ use self::{
     disk::{Disk, FolderLock, OsDisk},
     index::{Fingerprint, Place},
     keeper::{Job, Keeper},
-    log::{Act, Answer, Log, Request, Verdict, Writer},
+    log::{Act, Log, Request, Verdict, Writer},
+    reply::Awaited,
 };
 use super::{Clock, PROBE_KEY, Store, StoreError, SystemClock};
 
@@ -41,6 +42,7 @@ mod index;
 mod keeper;
 mod log;
 mod recover;
+mod reply;
 #[cfg(any(test, feature = "testkit"))]
 pub mod simulated;
 #[cfg(test)]
@@ -221,7 +223,7 @@ impl Store for EmbeddedStore {
             }
             let (request, answer) = request(key, swap);
             self.queue.push(request, &self.log.options)?;
-            let verdict = answer.await.map_err(|_| closed())??;
+            let verdict = answer.await.ok_or_else(closed)??;
             if let Some(answer) = self.log.conclude(key, swap, verdict)? {
                 return Ok(answer);
             }
@@ -392,8 +394,8 @@ fn bears_stamp_of(found: &Found, put: Option<&Put>) -> bool {
 }
 
 /// Encodes in the asker's thread what the writer appends.
-fn request(key: &RecordKey, swap: &Swap) -> (Request, oneshot::Receiver<Answer>) {
-    let (reply, answer) = oneshot::channel();
+fn request(key: &RecordKey, swap: &Swap) -> (Request, Awaited) {
+    let (reply, answer) = reply::reply();
     let bytes = match &swap.put {
         Some(put) => format::put_bytes(key, put),
         None => format::removal_bytes(key),

@@ -147,7 +147,7 @@ impl World {
             let (request, answer) = request(key, swap);
             self.submit(vec![request]);
             self.keep_house();
-            let verdict = answer.blocking_recv().unwrap()?;
+            let verdict = answer.wait().unwrap()?;
             if let Some(answer) = self.parts().log.conclude(key, swap, verdict)? {
                 return Ok(answer);
             }
@@ -169,7 +169,7 @@ impl World {
         self.keep_house();
         assert_eq!(before, self.now(), "the clock is ours");
         for ((n, swap), answer) in swaps.iter().zip(answers) {
-            let answer = answer.blocking_recv().unwrap().and_then(|verdict| {
+            let answer = answer.wait().unwrap().and_then(|verdict| {
                 Ok(self
                     .parts()
                     .log

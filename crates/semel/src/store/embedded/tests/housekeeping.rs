@@ -158,9 +158,9 @@ fn a_record_that_changed_while_it_was_to_be_moved_stays_changed() {
     let (head, mut bytes) = world.parts().log.read_current(Fingerprint::of(&key(1)), from).unwrap().unwrap();
     bytes.truncate(head.size);
     world.replace(1, completed(10, 100, 100)).unwrap();
-    let (reply, answer) = oneshot::channel();
+    let (reply, answer) = reply::reply();
     world.submit(vec![Request { key: key(1), act: Act::Copy { from }, bytes, reply }]);
-    assert_eq!(answer.blocking_recv().unwrap(), Ok(Verdict::Look));
+    assert_eq!(answer.wait().unwrap(), Ok(Verdict::Look));
     world.verify();
     reopen(&mut world);
 }

@@ -182,7 +182,7 @@ fn one_frame_holds_a_batch_and_each_swap_sees_the_one_before() {
     ];
     let (requests, answers): (Vec<_>, Vec<_>) = swaps.iter().map(|swap| request(&key(1), swap)).unzip();
     world.submit(requests);
-    let verdicts: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap().unwrap()).collect();
+    let verdicts: Vec<_> = answers.into_iter().map(|answer| answer.wait().unwrap().unwrap()).collect();
     assert_eq!(verdicts, [Done, Look, Done, Done, Look, Done, Absent, Done]);
     assert_eq!(world.parts().log.stats().commits, commits + 1);
 }
