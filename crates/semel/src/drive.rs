@@ -2,7 +2,15 @@
 //!
 //! It runs on a task of its own, so that a client that vanishes changes nothing (I12).
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use http::{Response, StatusCode};
@@ -284,8 +292,9 @@ where
     (permit, execution)
 }
 
+/// Random per process, counted within it: unique without a system call for each.
 pub(crate) fn new_exchange_id() -> ExchangeId {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
-    ExchangeId(u128::from_le_bytes(bytes))
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| getrandom::u64().expect("the operating system gives randomness"));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    ExchangeId(u128::from(*PROCESS) << 64 | u128::from(COUNT.fetch_add(1, Ordering::Relaxed)))
 }

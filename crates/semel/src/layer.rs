@@ -296,12 +296,14 @@ where
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
-    shared.running.spawn(async move {
+    // In a box from the start: it is some kilobytes, and spawning would move them about.
+    let exchange: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         let request = Request::from_parts(parts, content);
         let route = Arc::clone(&covered.route);
         let execute = move |attempt, exchange| execute(inner, request, route, ExecutionInfo { exchange, attempt });
         drive(&*driving.store, &driving.waiters, &covered, tell, execute).await;
     });
+    shared.running.spawn(exchange);
     let Ok(told) = told.await else {
         // Only a bug or a runtime that shuts down ends the task unheard; whether it executed is not known here.
         let problem = Problem::new(ProblemType::OutcomeUnknown);
