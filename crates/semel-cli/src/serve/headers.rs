@@ -163,6 +163,8 @@ impl Unforwardable {
 pub(crate) fn prepare_response<B>(response: &mut Response<B>) {
     let wish = if response.status() == StatusCode::SWITCHING_PROTOCOLS { Wish::Upgrade } else { Wish::Http };
     strip_hop_by_hop(response.headers_mut(), wish);
+    // RFC 9110 section 6.2: an intermediary sends its own protocol version, whatever the origin speaks.
+    *response.version_mut() = Version::HTTP_11;
 }
 
 /// Takes a wish to leave HTTP back.

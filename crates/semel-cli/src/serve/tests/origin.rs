@@ -65,6 +65,18 @@ async fn a_refused_connection_is_not_sent() {
 }
 
 #[tokio::test]
+async fn an_origin_of_http_1_0_is_told_in_our_own_version() {
+    let origin = ScriptedOrigin::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.0 201 Created\r\ncontent-length: 2\r\n\r\nhi").await.expect("the gateway reads");
+    })
+    .await;
+    let response = forward(&origin.forwarding(), post("1")).await;
+    assert_eq!((response.status(), response.version()), (StatusCode::CREATED, http::Version::HTTP_11));
+    assert_eq!(content(response).await, "hi");
+}
+
+#[tokio::test]
 async fn an_origin_that_closes_without_reading_may_have_read() {
     let origin = ScriptedOrigin::start(|_, stream| async move {
         stream.readable().await.expect("the request arrives");
