@@ -71,7 +71,7 @@ struct Serve {
     /// Where operators connect: health, readiness, the published policy [default: off]
     #[arg(long, value_name = "ADDR")]
     admin: Option<AdminText>,
-    /// The vendor whose behaviour every route starts from: ietf, stripe, credicorp, yonne, nora [default: ietf]
+    /// The vendor whose behaviour every route starts from: ietf, stripe, etherfuse, credicorp, yonne, nora [default: ietf]
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
     /// Refuse covered requests without a key, whatever the file says

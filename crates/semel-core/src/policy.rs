@@ -332,6 +332,8 @@ pub enum Preset {
     Ietf,
     /// Stripe's v1 API.
     Stripe,
+    /// Etherfuse's ramp API (S0, S1).
+    Etherfuse,
     /// Credicorp's public API (S2).
     Credicorp,
     /// Yonne's external API (S3).
@@ -342,7 +344,8 @@ pub enum Preset {
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Preset; 5] = [Preset::Ietf, Preset::Stripe, Preset::Credicorp, Preset::Yonne, Preset::Nora];
+    pub const ALL: [Preset; 6] =
+        [Preset::Ietf, Preset::Stripe, Preset::Etherfuse, Preset::Credicorp, Preset::Yonne, Preset::Nora];
 
     /// Its name in configuration and on the command line.
     pub fn name(self) -> &'static str {
@@ -352,6 +355,7 @@ impl Preset {
             Preset::Credicorp => "credicorp",
             Preset::Yonne => "yonne",
             Preset::Nora => "nora",
+            Preset::Etherfuse => "etherfuse",
         }
     }
 
@@ -363,6 +367,7 @@ impl Preset {
             Preset::Credicorp => include_str!("../presets/credicorp.toml"),
             Preset::Yonne => include_str!("../presets/yonne.toml"),
             Preset::Nora => include_str!("../presets/nora.toml"),
+            Preset::Etherfuse => include_str!("../presets/etherfuse.toml"),
         }
     }
 

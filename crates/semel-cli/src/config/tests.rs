@@ -101,9 +101,9 @@ fn errors_name_file_line_column_member_and_what_would_be_right() {
     check_error(
         "preset = \"strip\"\n",
         &expect![[r#"
-        semel.toml:1:10: preset: did you mean `stripe`? unknown value `strip`, expected one of `ietf`, `stripe`, `credicorp`, `yonne`, `nora`
-          1 | preset = "strip"
-            |          ^^^^^^^"#]],
+            semel.toml:1:10: preset: did you mean `stripe`? unknown value `strip`, expected one of `ietf`, `stripe`, `etherfuse`, `credicorp`, `yonne`, `nora`
+              1 | preset = "strip"
+                |          ^^^^^^^"#]],
     );
     check_error(
         "principal = [\"X API Key\"]\n",
@@ -327,7 +327,7 @@ fn every_setting_is_shown() {
         # Durations: "250ms", "30s", "1h 30m", "24h", "30d". Sizes: "64 KiB", "1 MiB".
 
         # Preset ietf, written out.
-        preset = "ietf"                                 # where every route starts: ietf, stripe, credicorp, yonne, nora
+        preset = "ietf"                                 # where every route starts: ietf, stripe, etherfuse, credicorp, yonne, nora
         principal = ["Authorization", "X-Api-Key"]      # headers that tell callers apart; each caller has a key space of its own
         # documentation = ""                            # not set: an absolute URI where callers read about this API's idempotency
 

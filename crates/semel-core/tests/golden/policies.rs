@@ -31,6 +31,7 @@ fn the_settings_of_every_preset() {
     check_preset(Preset::Ietf, &expect_file!["presets/ietf.txt"]);
     check_preset(Preset::Stripe, &expect_file!["presets/stripe.txt"]);
     check_preset(Preset::Credicorp, &expect_file!["presets/credicorp.txt"]);
+    check_preset(Preset::Etherfuse, &expect_file!["presets/etherfuse.txt"]);
     check_preset(Preset::Yonne, &expect_file!["presets/yonne.txt"]);
     check_preset(Preset::Nora, &expect_file!["presets/nora.txt"]);
 }
@@ -48,7 +49,7 @@ fn every_preset_builds_and_has_one_name() {
         assert_eq!(preset.name().parse(), Ok(preset));
         assert!(read(&format!("preset = \"{}\"", preset.name())).is_ok());
     }
-    expect![[r#"unknown preset "paypal"; the presets are ietf, stripe, credicorp, yonne, nora"#]]
+    expect![[r#"unknown preset "paypal"; the presets are ietf, stripe, etherfuse, credicorp, yonne, nora"#]]
         .assert_eq(&"paypal".parse::<Preset>().expect_err("no such preset"));
 }
 
@@ -178,7 +179,7 @@ fn mistakes() {
     assert!(!shown.iter().any(|line| line.ends_with("is accepted")), "{}", shown.join("\n"));
     expect![[r#"
         preset = "paypal"
-          line 1: unknown variant `paypal`, expected one of `ietf`, `stripe`, `credicorp`, `yonne`, `nora`
+          line 1: unknown variant `paypal`, expected one of `ietf`, `stripe`, `etherfuse`, `credicorp`, `yonne`, `nora`
         prest = "ietf"
           line 1: unknown field `prest`, expected one of `preset`, `defaults`, `route`
         [[route]] ; path = "/a" ; replay_fro = "1h"
