@@ -1,11 +1,12 @@
-//! The catalogues that tests are named after: bugs seen in peers (`peers_12_...`) and black-box cases (`h15_...`).
+//! The catalogues that tests are named after: bugs seen in peers (`peers_12_...`), black-box cases (`h15_...`) and what
+//! the source documents say (`e26_...`, `q1_...`).
 //!
 //! A test names its case in its own name, so the pages under `docs/reference/` are generated from the tests and a case
 //! without a test is found by `cargo xtask tidy`.
 
 use std::collections::BTreeMap;
 
-use crate::shell::Source;
+use crate::{shell::Source, sources::ROWS};
 
 /// Whether a case can be met by what exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Family {
 pub(crate) struct Tests {
     peers: BTreeMap<u16, Vec<String>>,
     conformance: BTreeMap<(String, u16), Vec<String>>,
+    sources: BTreeMap<String, Vec<String>>,
 }
 
 impl Tests {
@@ -54,6 +56,7 @@ impl Tests {
                     let of_case = match case {
                         Named::PeerBug(number) => tests.peers.entry(number).or_default(),
                         Named::Conformance(letters, number) => tests.conformance.entry((letters, number)).or_default(),
+                        Named::Source(row) => tests.sources.entry(row).or_default(),
                     };
                     of_case.push(shown.clone());
                 }
@@ -70,6 +73,11 @@ impl Tests {
     /// Those of a black-box case.
     pub(crate) fn of_conformance(&self, letters: &str, number: u16) -> &[String] {
         self.conformance.get(&(letters.to_owned(), number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those of a row of the sources, such as `E26`.
+    pub(crate) fn of_source(&self, row: &str) -> &[String] {
+        self.sources.get(row).map_or(&[], Vec::as_slice)
     }
 
     /// The numbers of a family that have a test, due or not.
@@ -91,12 +99,17 @@ impl Tests {
                 missing.push(format!("cases of the {} family without a test: {}", family.title, untested.join(" ")));
             }
         }
+        for row in ROWS.iter().filter(|row| self.of_source(row.name).is_empty()) {
+            missing.push(format!("no test is named {}_...: {}", row.name.to_lowercase(), row.what));
+        }
+        for named in self.sources.keys().filter(|named| ROWS.iter().all(|row| row.name != named.as_str())) {
+            missing.push(format!("tests name {named}, which is no row of the sources"));
+        }
         missing
     }
 }
 
 const NEEDS_SHARED_STORE: Due = Due::Later("needs a store that several gateways share");
-const NOT_IN_TRANSACTIONS: Due = Due::Later("calls to other systems do not belong in the transactional mode");
 
 /// What peers shipped. The sentences say the mechanism, never whose it was.
 pub(crate) const PEER_BUGS: &[PeerBug] = &[
@@ -147,7 +160,7 @@ pub(crate) const PEER_BUGS: &[PeerBug] = &[
     bug(45, "a handler slower than the lease runs twice"),
     bug(46, "a reply too large to keep frees the key"),
     bug(47, "a replay is served before the API's own authorisation"),
-    PeerBug { number: 48, what: "a rollback erases the claim while the charge stands", due: NOT_IN_TRANSACTIONS },
+    bug(48, "a rollback erases the claim while the charge stands"),
 ];
 
 const fn bug(number: u16, what: &'static str) -> PeerBug {
@@ -197,10 +210,11 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
 enum Named {
     PeerBug(u16),
     Conformance(String, u16),
+    Source(String),
 }
 
-/// `h15_k03_peers_12_18_what_it_shows` names H15, K3 and the bugs 12 and 18. Families that are not known here (those of
-/// the requirements) are passed over; the first part that names nothing ends the names.
+/// `h15_k03_peers_12_18_what_it_shows` names H15, K3 and the bugs 12 and 18, and `e26_q1_...` two rows of the sources.
+/// Families that are not known here are passed over; the first part that names nothing ends the names.
 fn cases_of(name: &str) -> Vec<Named> {
     let mut named = Vec::new();
     let mut of_peers = false;
@@ -212,7 +226,9 @@ fn cases_of(name: &str) -> Vec<Named> {
             ("", Some(number)) if of_peers => named.push(Named::PeerBug(number)),
             (letters, Some(number)) if (1..=2).contains(&letters.len()) => {
                 of_peers = false;
-                if FAMILIES.iter().any(|family| family.letters == letters) {
+                if letters == "E" || letters == "Q" {
+                    named.push(Named::Source(format!("{letters}{number}")));
+                } else if FAMILIES.iter().any(|family| family.letters == letters) {
                     named.push(Named::Conformance(letters.to_owned(), number));
                 }
             }
@@ -232,6 +248,7 @@ mod tests {
             let shown = cases_of(name).into_iter().map(|case| match case {
                 Named::PeerBug(number) => format!("#{number}"),
                 Named::Conformance(letters, number) => format!("{letters}{number}"),
+                Named::Source(row) => row,
             });
             assert_eq!(shown.collect::<Vec<_>>().join(" "), cases, "{name}");
         };
@@ -239,7 +256,7 @@ mod tests {
         check("peers_03_05_25_client_leaves", "#3 #5 #25");
         check("h15_reused_2_times", "H15");
         check("k12_k13_peers_10_a_failing_store", "K12 K13 #10");
-        check("e28_q1_h38_h40_attempts", "H38 H40");
+        check("e28_q01_h38_h40_attempts", "E28 Q1 H38 H40");
         check("sc03_k1_x", "SC3 K1");
         check("peers_are_many_3", "");
         check("http2_upgrade", "");
@@ -255,7 +272,18 @@ mod tests {
         assert!(missing(&none, "peers_07") && !missing(&some, "peers_07"));
         assert!(missing(&none, " H15 ") && !missing(&some, " H15 "));
         assert!(missing(&some, " H16 "), "a comment is no test");
+        assert!(missing(&some, "e26_"));
+        let rows = Tests::of(&[source("fn e26_q27_q28_x()")]);
+        assert!(!missing(&rows, "e26_") && missing(&rows, "Q28"), "and Q28 is no row");
         assert_eq!(some.of_peer_bug(7), ["crates/a/tests/b.rs::peers_07_name"]);
+    }
+
+    #[test]
+    fn rows_of_the_sources_are_in_order_and_complete() {
+        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        let expected: Vec<String> =
+            (1..=49).map(|n| format!("E{n}")).chain((1..=27).map(|n| format!("Q{n}"))).collect();
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use semel_core::wire::ProblemType;
 use crate::{
     cases::{Due, FAMILIES, PEER_BUGS, Tests},
     shell,
+    sources::ROWS,
 };
 
 /// What `generate` takes.
@@ -54,6 +55,7 @@ const PAGES: &[(&str, Render)] = &[
     ("docs/reference/configuration.md", configuration),
     ("docs/reference/peers.md", peers),
     ("docs/reference/conformance.md", conformance),
+    ("docs/reference/sources.md", sources),
 ];
 
 const BY_HAND: &str = "<!-- Written by `cargo xtask generate`; do not edit. -->\n";
@@ -175,6 +177,21 @@ fn conformance() -> anyhow::Result<String> {
             let shown = if named.is_empty() { "none yet".to_owned() } else { listed(named) };
             writeln!(page, "| {}{number} | {shown} |", family.letters)?;
         }
+    }
+    Ok(page)
+}
+
+fn sources() -> anyhow::Result<String> {
+    let tests = Tests::of(&shell::sources()?);
+    let mut page = format!(
+        "{BY_HAND}# What the source documents say, and the tests that prove it\n\nE rows are the statements of the \
+         documents of four APIs, Q rows are where they contradict themselves, with the answer. A test names its rows: \
+         `e26_q1_...`.\n\n| row | API | statement or answer | tests |\n| --- | --- | --- | --- |\n"
+    );
+    for row in ROWS {
+        let named = tests.of_source(row.name);
+        let shown = if named.is_empty() { "none yet".to_owned() } else { listed(named) };
+        writeln!(page, "| {} | {} | {} | {shown} |", row.name, row.api, row.what)?;
     }
     Ok(page)
 }

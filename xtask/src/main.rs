@@ -7,6 +7,7 @@ mod cases;
 mod ci;
 mod generate;
 mod shell;
+mod sources;
 mod test;
 mod tidy;
 mod tools;

@@ -54,9 +54,9 @@ on_both! {
     a_large_reply_is_remembered_and_not_kept
     a_vanished_client_changes_nothing
     a_swallowed_error_is_no_commit
-    an_effect_elsewhere_that_may_have_happened_is_never_done_again
+    peers_48_an_effect_elsewhere_that_may_have_happened_is_never_done_again
     behind_the_layer_a_rollback_does_not_free_the_key
-    work_for_elsewhere_has_a_key_of_its_own
+    peers_48_work_for_elsewhere_has_a_key_of_its_own
     tables_are_created_once_and_newer_ones_are_refused
     bytes_that_do_not_decode_are_refused
 }
@@ -376,7 +376,7 @@ async fn sqlx_rollback<D: Database>(tx: &mut sqlx::Transaction<'static, D>) {
     D::end(tx).await;
 }
 
-async fn an_effect_elsewhere_that_may_have_happened_is_never_done_again<D: Database>() {
+async fn peers_48_an_effect_elsewhere_that_may_have_happened_is_never_done_again<D: Database>() {
     let world = World::<D>::new("").await;
     let lost = world.send(post("lost"), |_, _| {
         Box::pin(async {
@@ -425,7 +425,7 @@ async fn behind_the_layer_a_rollback_does_not_free_the_key<D: Database>() {
     assert_eq!((charges.load(Ordering::SeqCst), world.effects().await), (1, 0));
 }
 
-async fn work_for_elsewhere_has_a_key_of_its_own<D: Database>() {
+async fn peers_48_work_for_elsewhere_has_a_key_of_its_own<D: Database>() {
     let world = World::<D>::new("").await;
     let keys = Arc::new(parking_lot::Mutex::new(Vec::new()));
     for key in ["a", "a", "b"] {
