@@ -388,7 +388,9 @@ impl Exchange {
             Guard::Unguarded | Guard::Incomplete(_) => None,
         };
         match found.record.phase {
-            Phase::Held { owner, .. } if Some(owner) == own && planted(Bug::GuardNotStampedAnew) => self.execute(claimed),
+            Phase::Held { owner, .. } if Some(owner) == own && planted(Bug::GuardNotStampedAnew) => {
+                self.execute(claimed)
+            }
             Phase::Held { .. } if planted(Bug::GuardTakenBlindly) => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, .. } if Some(owner) == own => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, resource } => {

@@ -161,4 +161,3 @@ pub(super) fn swap_in(cell: &mut Option<Hashed<Cell>>, swap: &Swap) -> Swapped {
         None => Swapped::Absent,
     }
 }
-
