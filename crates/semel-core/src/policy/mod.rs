@@ -9,12 +9,17 @@ use http::{HeaderName, Method, StatusCode};
 use serde::Deserialize;
 
 use crate::{
+    admit::{Head, normalise_path},
     fingerprint::FingerprintRule,
+    guard::GuardRule,
     key::KeyRule,
+    release::{ReleaseRule, Watch},
+    scope::{Principal, Secret},
     wire::{Problem, ProblemType},
 };
 
 mod effects;
+mod guards;
 mod path;
 mod preset;
 mod settings;
@@ -22,6 +27,9 @@ mod words;
 
 use effects::Effects;
 pub use effects::StatusPattern;
+pub use guards::{
+    ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText,
+};
 pub use path::PathTemplate;
 pub use preset::Preset;
 pub use settings::{
@@ -36,6 +44,7 @@ pub struct Policy {
     routes: Vec<Arc<RoutePolicy>>,
     principal: Vec<HeaderName>,
     documentation: Option<String>,
+    has_releases: bool,
 }
 
 /// One route, with every setting resolved.
@@ -90,6 +99,10 @@ pub struct RoutePolicy {
     pub headers_omitted: Vec<HeaderName>,
     /// Where the resource is that a key names, as a path with `{key}` in it; told in `Location` on a conflict (Q7).
     pub resource: Option<String>,
+    /// What no two live records of a caller may have in common.
+    pub guard: Option<GuardRule>,
+    /// Which responses show that the guard, or the slot, is free again.
+    pub releases: Vec<ReleaseRule>,
     problems: BTreeMap<ProblemType, ProblemWords>,
 }
 
@@ -264,6 +277,35 @@ impl Policy {
     /// The first route that covers a method and a normalised path.
     pub fn route(&self, method: &Method, path: &str) -> Option<&Arc<RoutePolicy>> {
         self.routes.iter().find(|route| route.methods.contains(method) && route.path.matches(path))
+    }
+
+    /// Who asks: every line of the headers that make the principal counts, since a proxy that adds its own beside the
+    /// client's must not be overruled by the client's.
+    pub(crate) fn principal_of(&self, secret: &Secret, head: &Head<'_>) -> Principal {
+        let credentials = self
+            .principal()
+            .iter()
+            .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
+        Principal::of(secret, credentials)
+    }
+
+    /// What the response to a request may show of guards and slots; nothing where no route has a release.
+    pub fn watches(&self, secret: &Secret, head: &Head<'_>) -> Vec<Watch> {
+        if !self.has_releases {
+            return Vec::new();
+        }
+        let path = normalise_path(head.path);
+        let rules = self.routes.iter().flat_map(|route| {
+            let shown = |rule: &&ReleaseRule| rule.methods.contains(head.method) && rule.path.matches(&path);
+            let rules = route.releases.iter().enumerate().filter(move |(_, rule)| shown(rule));
+            rules.map(move |(at, _)| (route, at))
+        });
+        let mut principal = None;
+        let watches = rules.filter_map(|(route, at)| {
+            let principal = *principal.get_or_insert_with(|| self.principal_of(secret, head));
+            Watch::of(route, at, secret, principal, &path)
+        });
+        watches.collect()
     }
 
     /// The headers whose values make the principal.

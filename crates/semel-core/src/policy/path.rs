@@ -17,7 +17,7 @@ pub struct PathTemplate {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Segment {
     Literal(String),
-    Any,
+    Any(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,11 +38,50 @@ impl PathTemplate {
         for segment in &self.segments {
             match (segment, parts.next()) {
                 (Segment::Literal(literal), Some(part)) if literal == part => {}
-                (Segment::Any, Some(_)) => {}
+                (Segment::Any(_), Some(_)) => {}
                 _ => return false,
             }
         }
         self.rest == Rest::Any || parts.next().is_none()
+    }
+
+    /// Whether it ends with `*`.
+    pub(crate) fn ends_open(&self) -> bool {
+        self.rest == Rest::Any
+    }
+
+    /// The names of its variables, in order.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Any(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// The values of its variables in a normalised path that it covers, in order; `None` for any other path.
+    pub(crate) fn bind<'p>(&self, path: &'p str) -> Option<Vec<(&str, &'p str)>> {
+        let parts = path.split('/').skip(1).filter(|part| !part.is_empty());
+        let bound = self.segments.iter().zip(parts).filter_map(|(segment, part)| match segment {
+            Segment::Any(name) => Some((name.as_str(), part)),
+            Segment::Literal(_) => None,
+        });
+        self.matches(path).then(|| bound.collect())
+    }
+
+    /// The one normalised path that it covers with these values; `None` when a variable has none, or it ends with `*`.
+    pub(crate) fn fill(&self, values: &[(&str, &str)]) -> Option<String> {
+        if self.rest == Rest::Any {
+            return None;
+        }
+        let mut path = String::new();
+        for segment in &self.segments {
+            path.push('/');
+            path.push_str(match segment {
+                Segment::Literal(literal) => literal,
+                Segment::Any(name) => values.iter().find(|(bound, _)| bound == name)?.1,
+            });
+        }
+        Some(if path.is_empty() { "/".to_owned() } else { path })
     }
 }
 
@@ -65,7 +104,7 @@ impl FromStr for PathTemplate {
         for part in body.split('/').skip(1).filter(|part| !part.is_empty()) {
             let named = part.starts_with('{') && part.ends_with('}') && part.len() > 2;
             segments.push(match part {
-                _ if named => Segment::Any,
+                _ if named => Segment::Any(part[1..part.len() - 1].to_owned()),
                 _ if part.contains(['{', '}', '*']) => {
                     return wrong("may use {name} for one whole segment, and * as the last one");
                 }

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    DurationText, Effects, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, PathTemplate,
-    Policy, Preset, ProblemWords, ReplyRule, RoutePolicy, StatusPattern, words::size,
+    DurationText, Effects, GuardSettings, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, PathTemplate,
+    Policy, Preset, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern, guards, words::size,
 };
 use crate::{
     fingerprint::FingerprintRule,
@@ -52,6 +52,10 @@ impl PolicyDocument {
                 let message = "`path` belongs to a [[route]], not to [defaults]".to_owned();
                 return Err(PolicyError { span: defaults.span(), message });
             }
+            Some(defaults) if defaults.get_ref().guard.is_some() || defaults.get_ref().release.is_some() => {
+                let message = "`guard` and `release` belong to a [[route]], not to [defaults]".to_owned();
+                return Err(PolicyError { span: defaults.span(), message });
+            }
             Some(defaults) => defaults.into_inner().over(preset.defaults),
         };
         // The file's routes are tried before the preset's.
@@ -61,14 +65,32 @@ impl PolicyDocument {
             written.push(Spanned::new(defaults_span, RouteSettings::default()));
         }
         let mut routes = Vec::with_capacity(written.len());
+        let mut guards = Vec::with_capacity(written.len());
         for route in written {
             let span = route.span();
-            let built = route.into_inner().over(base.clone()).build();
-            routes.push(Arc::new(built.map_err(|message| PolicyError { span, message })?));
+            let mut settings = route.into_inner().over(base.clone());
+            let guard = guards::Written {
+                guard: settings.guard.take(),
+                releases: settings.release.take().unwrap_or_default(),
+            };
+            routes.push(settings.build().map_err(|message| PolicyError { span: span.clone(), message })?);
+            guards.push((span, guard));
         }
+        // A guard may read the replies of any route, so all of them come first.
+        for (at, (route_span, written)) in guards.into_iter().enumerate() {
+            let resolved = guards::resolve(written, at, &routes).map_err(|(span, message)| {
+                // What a preset wrote is nowhere in the document.
+                let is_preset = route_span == (0..0);
+                let message = if is_preset { format!("the route {}: {message}", routes[at].name()) } else { message };
+                PolicyError { span: if is_preset { route_span } else { span }, message }
+            })?;
+            (routes[at].guard, routes[at].releases) = resolved;
+        }
+        let has_releases = routes.iter().any(|route| !route.releases.is_empty());
+        let routes = routes.into_iter().map(Arc::new).collect();
         let principal = self.principal.or(preset.principal).expect("the preset ietf names the principal");
         let principal = principal.into_iter().map(|name| name.0).collect();
-        Ok(Policy { routes, principal, documentation: self.documentation })
+        Ok(Policy { routes, principal, documentation: self.documentation, has_releases })
     }
 }
 
@@ -115,6 +137,8 @@ pub struct RouteSettings {
     pub headers_omitted: Option<Vec<HeaderText>>,
     pub resource: Option<String>,
     pub problems: Option<BTreeMap<ProblemType, ProblemWords>>,
+    pub guard: Option<Spanned<GuardSettings>>,
+    pub release: Option<Vec<Spanned<ReleaseSettings>>>,
 }
 
 impl RouteSettings {
@@ -168,6 +192,8 @@ impl RouteSettings {
             headers_omitted: self.headers_omitted.or(base.headers_omitted),
             resource: self.resource.or(base.resource),
             problems: Some(problems),
+            guard: self.guard.or(base.guard),
+            release: self.release.or(base.release),
         }
     }
 
@@ -246,6 +272,8 @@ impl RouteSettings {
             replay_member: (!replay_member.is_empty()).then_some(replay_member),
             headers_omitted: self.headers_omitted.expect(SET).into_iter().map(|name| name.0).collect(),
             resource: (!resource.is_empty()).then_some(resource),
+            guard: None,
+            releases: Vec::new(),
             problems: self.problems.expect(SET),
         };
         // Each relation that another part relies on, once, here.
