@@ -38,7 +38,7 @@ use expect_test::expect;
 
 use crate::{
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Permit, Step},
+    exchange::{Answer, Exchange, Executed, Guard, Permit, Step},
     fingerprint::Fingerprint,
     planted::{Bug, PLANTED, planted},
     policy::{Effect, OnCompleted, OnExpired, OnMismatch, OnUnknown},
@@ -392,7 +392,7 @@ impl Cell {
     fn ages_to(&self) -> Duration {
         let steps = match &self.record.phase {
             Phase::InFlight { lease } => [*lease, self.record.retention],
-            Phase::Unknown => [self.record.retention; 2],
+            Phase::Unknown | Phase::Held { .. } => [self.record.retention; 2],
             Phase::Completed { replay_for, .. } => [*replay_for, self.record.retention],
         };
         steps.into_iter().find(|step| self.age < *step).expect("a record past its retention is taken away")
@@ -438,8 +438,8 @@ impl World {
     fn new(config: &Config) -> World {
         let parties = (0..config.fingerprints.len()).map(|party| {
             let id = ExchangeId(party as u128 + 1);
-            let (exchange, step) = Exchange::open(config.rules, fingerprint(config, party), id);
-            let Step::Swap(swap) = step else { panic!("an exchange opens with a claim") };
+            let (exchange, step) = Exchange::open(config.rules, fingerprint(config, party), id, Guard::Unguarded);
+            let Step::Swap { swap, .. } = step else { panic!("an exchange opens with a claim") };
             Hashed::new(Party::Asking { exchange, swap, purpose: Purpose::Claim, asks: Asks::Never })
         });
         World {
@@ -567,7 +567,7 @@ impl World {
                         w.is_in_doubt |= matches!(outcome, Outcome::Unclear | Outcome::Unknown);
                         let mut exchange = exchange.clone();
                         let step = exchange.on_executed(permit.clone(), executed());
-                        let Step::Swap(swap) = step else { panic!("an execution is settled") };
+                        let Step::Swap { swap, .. } = step else { panic!("an execution is settled") };
                         let purpose = Purpose::Settle { ran: Ran { life, outcome } };
                         w.parties[i] = Hashed::new(Party::Asking { exchange, swap, purpose, asks: Asks::Once });
                         Ok(())
@@ -642,6 +642,7 @@ impl World {
                     ensure(expired, I2, "a completed record was replaced")?;
                     self.life += 1;
                 }
+                Phase::Held { .. } => panic!("nothing is guarded here"),
                 Phase::InFlight { .. } | Phase::Unknown => {
                     // The claim of somebody who is gone may land late, and be taken over by who saw it before it was released.
                     let owner = usize::try_from(cell.stamp.exchange.0 - 1).expect("few exchanges");
@@ -694,14 +695,16 @@ impl World {
                 self.check_answer(config, ask.party, Some(ran), &answer)
             }
             (step, Purpose::Claim) => self.go_on(config, ask.party, exchange, step),
-            (Step::Swap(_) | Step::Wait { .. }, Purpose::Settle { .. }) => panic!("a settle is the last swap"),
+            (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. }, Purpose::Settle { .. }) => {
+                panic!("a settle is the last swap")
+            }
         }
     }
 
     /// A step that is no execution, of an exchange that has not executed.
     fn go_on(&mut self, config: &Config, i: usize, exchange: Exchange, step: Step) -> Checked {
         let party = match step {
-            Step::Swap(swap) => {
+            Step::Swap { swap, .. } => {
                 let writes = swap.put.as_ref().map_or(0, |put| put.stamp.write);
                 ensure(writes <= WRITES_MAX, I6, "an exchange asks for ever")?;
                 Party::Asking { exchange, swap, purpose: Purpose::Claim, asks: Asks::Once }
@@ -716,6 +719,7 @@ impl World {
                 Party::Over
             }
             Step::Execute(_) => return Err((I3, "an execution began without its claim")),
+            Step::Look(_) => panic!("nothing is guarded here"),
         };
         self.parties[i] = Hashed::new(party);
         Ok(())
@@ -815,16 +819,18 @@ impl World {
     /// Sends one more request, alone and without faults, and compares what it is told with the truth.
     fn check_newcomer(&self, config: &Config, fingerprint: Fingerprint) -> Checked {
         const ME: usize = 7;
-        let (mut exchange, mut step) = Exchange::open(config.rules, fingerprint, ExchangeId(ME as u128 + 1));
+        let (mut exchange, mut step) =
+            Exchange::open(config.rules, fingerprint, ExchangeId(ME as u128 + 1), Guard::Unguarded);
         let mut cell = self.cell.clone();
         let answer = loop {
             step = match step {
-                Step::Swap(swap) => exchange.on_swapped(swap_in(&mut cell, &swap)),
+                Step::Swap { swap, .. } => exchange.on_swapped(swap_in(&mut cell, &swap)),
                 Step::Execute(permit) => {
                     let kept = Kept::Reply(reply_of(ME));
                     exchange.on_executed(permit, Executed::Replied { kept, effect: Effect::Happened })
                 }
                 Step::Wait { at_most, .. } => exchange.on_waited(at_most),
+                Step::Look(_) => panic!("nothing is guarded here"),
                 Step::Answer(answer) => break answer,
             };
         };
@@ -845,6 +851,7 @@ impl World {
                     Told::Replayed(reply.status)
                 }
                 Phase::Completed { .. } => Told::Refused(ProblemType::ReplyGone),
+                Phase::Held { .. } => panic!("nothing is guarded here"),
                 Phase::InFlight { .. } if cell.is_running() => Told::Refused(ProblemType::InFlight),
                 Phase::InFlight { .. } | Phase::Unknown => match config.rules.on_unknown {
                     OnUnknown::Refuse => Told::Refused(ProblemType::OutcomeUnknown),

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use semel_core::{
     admit::{self, Admission, Admitted, Covered, Head},
-    exchange::{Answer, Executed},
+    exchange::{Answer, Executed, Guard},
     policy::{Effect, Policy, ReplyRule, RoutePolicy},
     record::{ExchangeId, Kept},
     scope::Secret,
@@ -301,7 +301,7 @@ where
         let request = Request::from_parts(parts, content);
         let route = Arc::clone(&covered.route);
         let execute = move |attempt, exchange| execute(inner, request, route, ExecutionInfo { exchange, attempt });
-        drive(&*driving.store, &driving.waiters, &covered, tell, execute).await;
+        drive(&*driving.store, &driving.waiters, &covered, Guard::Unguarded, tell, execute).await;
     });
     shared.running.spawn(exchange);
     let Ok(told) = told.await else {

@@ -47,6 +47,7 @@ fn record(phase: Phase) -> Record {
         attempt: 0x0102_0304,
         phase,
         retention: Duration::from_hours(720),
+        guard: None,
     }
 }
 
@@ -165,6 +166,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             attempt,
             phase,
             retention,
+            guard: None,
         },
     )
 }

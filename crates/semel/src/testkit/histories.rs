@@ -223,7 +223,7 @@ impl Generator {
             }
         };
         let attempt = u32::try_from(1 + self.prng.below(3)).expect("at most 3");
-        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng) }
+        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng), guard: None }
     }
 
     fn advance(&mut self) -> Step {
@@ -276,6 +276,7 @@ fn record_text(record: &Record) -> String {
     let what = match &record.phase {
         Phase::InFlight { .. } => "in flight".to_owned(),
         Phase::Unknown => "unknown".to_owned(),
+        Phase::Held { owner, .. } => format!("held by {owner:?}"),
         Phase::Completed { kept: Kept::Omitted { status }, .. } => format!("omitted {status}"),
         Phase::Completed { kept: Kept::Reply(reply), .. } => {
             format!("reply {} of {} bytes", reply.status, reply.content.len())

@@ -37,7 +37,13 @@ pub fn fingerprint(n: u64) -> Fingerprint {
 
 /// A first claim of the n-th request.
 pub fn in_flight(n: u64) -> Record {
-    Record { fingerprint: fingerprint(n), attempt: 1, phase: Phase::InFlight { lease: LEASE }, retention: RETENTION }
+    Record {
+        fingerprint: fingerprint(n),
+        attempt: 1,
+        phase: Phase::InFlight { lease: LEASE },
+        retention: RETENTION,
+        guard: None,
+    }
 }
 
 /// The n-th request with an outcome that nobody knows.

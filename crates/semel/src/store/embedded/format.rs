@@ -218,6 +218,7 @@ impl RecordHead {
             1 => Some(PhaseKind::InFlight),
             2 => Some(PhaseKind::Unknown),
             3 => Some(PhaseKind::Completed),
+            4 => Some(PhaseKind::Held),
             _ => return None,
         };
         let written_ms = millis_at(head, 60);
