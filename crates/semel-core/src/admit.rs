@@ -169,7 +169,7 @@ impl Admitted {
         let rule = route.guard.as_ref();
         let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));
         let asking = rule.filter(|_| guard_override.is_none());
-        let guard = asking.map(|rule| rule.ask(secret, principal, content));
+        let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
         Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override }))
     }
 }

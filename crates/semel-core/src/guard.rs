@@ -10,11 +10,13 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use http::Method;
 
 use crate::{
+    exchange::{Guard, GuardClaim},
     fingerprint::{Document, Value, one_number},
     key::{Grammar, Key, Pointer},
     record::{Kept, Phase, Reply},
     register::Found,
     scope::{Principal, RecordKey, Scope, Secret},
+    wire::{Problem, ProblemType},
 };
 
 /// The guard of a route, with every setting resolved.
@@ -78,27 +80,13 @@ pub struct Condition {
     pub is: Vec<String>,
 }
 
-/// What became of a question.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Resolved {
-    /// A condition is not met.
-    Unguarded,
-    /// The guard applies.
-    Guarded {
-        /// Its register.
-        key: RecordKey,
-        /// See [`GuardRule::hold_for`].
-        hold_for: Duration,
-    },
-    /// A condition or value cannot be read: why, in words for the caller that repeat no value.
-    Incomplete(String),
-}
-
 /// A guard about one request, as far as its content says.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GuardQuestion {
     name: String,
     principal: Principal,
+    owner: RecordKey,
+    resource: Option<String>,
     hold_for: Duration,
     conditions: Vec<(Part, Vec<Canonical>)>,
     values: Vec<Part>,
@@ -174,8 +162,15 @@ enum Part {
 }
 
 impl GuardRule {
-    /// Reads what the content says.
-    pub(crate) fn ask(&self, secret: &Secret, principal: Principal, content: &[u8]) -> GuardQuestion {
+    /// Reads what the content says. `owner` is the record of the request, and `resource` where its resource is.
+    pub(crate) fn ask(
+        &self,
+        secret: &Secret,
+        principal: Principal,
+        owner: RecordKey,
+        resource: Option<String>,
+        content: &[u8],
+    ) -> GuardQuestion {
         let document = Document::read(content);
         let part = |source: &Source| Part::of(source, secret, principal, document.as_ref());
         let condition = |condition: &Condition| {
@@ -185,6 +180,8 @@ impl GuardRule {
         GuardQuestion {
             name: self.name.clone(),
             principal,
+            owner,
+            resource,
             hold_for: self.hold_for,
             conditions: self.when.iter().map(condition).collect(),
             values: self.values.iter().map(part).collect(),
@@ -276,29 +273,32 @@ impl GuardQuestion {
     /// Answers by what a store found of [`GuardQuestion::references`].
     ///
     /// Only the kept reply of a success counts: what is in flight, unknown or forgotten says nothing.
-    pub fn answer(&self, secret: &Secret, found: &[(RecordKey, Option<Found>)]) -> Resolved {
+    pub fn answer(self, secret: &Secret, found: &[(RecordKey, Option<Found>)]) -> Guard {
         let replies = found.iter().filter_map(|(record, found)| match &found.as_ref()?.record.phase {
             Phase::Completed { kept: Kept::Reply(reply), .. } if (200..300).contains(&reply.status) => {
                 Some((*record, &**reply))
             }
-            Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown => None,
+            Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown | Phase::Held { .. } => None,
         });
         let replies: BTreeMap<RecordKey, &Reply> = replies.collect();
+        let incomplete = |why: String| Guard::Incomplete(Problem::new(ProblemType::GuardIncomplete).detail(why));
         for (part, is) in &self.conditions {
             match part.look_up(&replies) {
                 Ok(value) if is.contains(&value) => {}
-                Ok(_) => return Resolved::Unguarded,
-                Err(why) => return Resolved::Incomplete(why),
+                Ok(_) => return Guard::Unguarded,
+                Err(why) => return incomplete(why),
             }
         }
         let values: Result<Vec<Vec<u8>>, String> =
             self.values.iter().map(|part| part.look_up(&replies).map(|value| value.0)).collect();
         match values {
-            Ok(values) => {
-                let key = RecordKey::of_guard(secret, &self.principal, &self.name, &values);
-                Resolved::Guarded { key, hold_for: self.hold_for }
-            }
-            Err(why) => Resolved::Incomplete(why),
+            Ok(values) => Guard::Guarded(GuardClaim {
+                key: RecordKey::of_guard(secret, &self.principal, &self.name, &values),
+                owner: self.owner,
+                resource: self.resource,
+                hold_for: self.hold_for,
+            }),
+            Err(why) => incomplete(why),
         }
     }
 }

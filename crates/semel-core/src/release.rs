@@ -111,14 +111,21 @@ impl Watch {
             Phase::Completed { .. } | Phase::Unknown => true,
             // Its writer is dead or gave up, so that it is unknown.
             Phase::InFlight { lease } => owner.abandoned || owner.age >= *lease,
+            // A guard owns nothing.
+            Phase::Held { .. } => false,
         };
         if !is_over || owner.age < since.saturating_add(self.rule().after) {
             return Verdict::Nothing;
         }
         match &self.rule().shows {
-            Shows::HeldWhile(_) => Verdict::Nothing,
+            Shows::HeldWhile(_) => owner.record.guard.map_or(Verdict::Nothing, Verdict::Guard),
             Shows::DeadWhen(_) => Verdict::Slot,
         }
+    }
+
+    /// Whether a guard is held by the record that this is about.
+    pub fn holds(&self, guard: &Found) -> bool {
+        matches!(guard.record.phase, Phase::Held { owner, .. } if owner == self.owner)
     }
 }
 
