@@ -15,6 +15,8 @@ pub const IDEMPOTENCY_EFFECT: HeaderName = HeaderName::from_static("idempotency-
 pub const IDEMPOTENCY_WARNING: HeaderName = HeaderName::from_static("idempotency-warning");
 /// `Idempotency-Problem` names the problem's code where the content is in an API's own words and does not.
 pub const IDEMPOTENCY_PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
+/// `Guard-Override: <reason>`, by which a caller passes a guard whose rule allows it (Q14).
+pub const GUARD_OVERRIDE: HeaderName = HeaderName::from_static("guard-override");
 /// `Repeatability-First-Sent` (OASIS Repeatable Requests 1.0): when the client first sent this request.
 pub const REPEATABILITY_FIRST_SENT: HeaderName = HeaderName::from_static("repeatability-first-sent");
 /// `Repeatability-Result: rejected` answers a request whose `Repeatability-First-Sent` is out of the window.
