@@ -228,7 +228,8 @@ impl Part {
                         format!("There is no kept reply to a request {request} that the member {key} names.{NOTHING}")
                     }));
                 };
-                let value = Document::read(&reply.content).and_then(|content| Canonical::of(content.at(&source.member)?));
+                let value =
+                    Document::read(&reply.content).and_then(|content| Canonical::of(content.at(&source.member)?));
                 value.ok_or_else(|| {
                     let member = source.member.as_str();
                     format!("The kept reply to the request {request} does not say {member}.{NOTHING}")
