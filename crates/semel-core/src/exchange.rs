@@ -195,7 +195,13 @@ impl Exchange {
             waited: Duration::ZERO,
             state: State::Over,
         };
-        let step = exchange.claim(None, 1, None);
+        let step = match exchange.guard {
+            Guard::Guarded(_) if planted(Bug::GuardBeforeIdentity) => {
+                let stamp = Stamp { exchange: id, write: 0 };
+                exchange.hold(Claimed { attempt: 1, stamp, warning: None }, None)
+            }
+            Guard::Unguarded | Guard::Guarded(_) | Guard::Incomplete(_) => exchange.claim(None, 1, None),
+        };
         (exchange, step)
     }
 
@@ -210,6 +216,7 @@ impl Exchange {
             State::Claiming(claimed) => match swapped {
                 Swapped::Done => match self.guard {
                     Guard::Unguarded | Guard::Incomplete(_) => self.execute(claimed),
+                    Guard::Guarded(_) if planted(Bug::GuardBeforeIdentity) => self.execute(claimed),
                     Guard::Guarded(_) => self.hold(claimed, None),
                 },
                 Swapped::Found(found) => self.judge(&found),
@@ -226,6 +233,7 @@ impl Exchange {
                 }
             },
             State::Guarding(claimed) => match swapped {
+                Swapped::Done if planted(Bug::GuardBeforeIdentity) => self.claim(None, 1, None),
                 Swapped::Done => self.execute(claimed),
                 Swapped::Absent => self.hold(claimed, None),
                 Swapped::Found(found) => self.on_guard_found(claimed, found),
@@ -263,8 +271,15 @@ impl Exchange {
             unreachable!("no look was asked for")
         };
         // An owner that has another guard by now has left this one behind.
+        let holds = |owner: &Found| match owner.record.phase {
+            Phase::InFlight { .. } if planted(Bug::InFlightHoldsNothing) => false,
+            Phase::Unknown if planted(Bug::UnknownHoldsNothing) => false,
+            Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } | Phase::Held { .. } => {
+                owner.record.guard == self.guard_key() || planted(Bug::OldGuardStaysHeld)
+            }
+        };
         match owner {
-            Some(owner) if owner.record.guard == self.guard_key() => self.refuse_held(claimed, resource),
+            Some(owner) if holds(owner) => self.refuse_held(claimed, resource),
             Some(_) | None => self.hold(claimed, Some(stamp)),
         }
     }
@@ -275,6 +290,7 @@ impl Exchange {
             State::Claiming(claimed) if planted(Bug::FailOpen) => self.execute(claimed),
             // If the claim was applied after all, it becomes unknown when its lease is over. Nothing was executed (I7).
             State::Claiming(_) | State::Asking | State::GivingBack { .. } => self.refuse(ProblemType::StoreUnavailable),
+            State::Guarding(claimed) if planted(Bug::GuardFailOpen) => self.execute(claimed),
             // If the guard was taken after all, it names an owner that is not there, which is as good as free.
             State::Guarding(claimed) | State::Looking { claimed, .. } => {
                 self.give_back(&claimed, problem(ProblemType::StoreUnavailable))
@@ -332,7 +348,7 @@ impl Exchange {
             return self.refuse(ProblemType::InFlight);
         }
         self.claims_left = claims_left;
-        let swap = if let Guard::Incomplete(_) = self.guard {
+        let swap = if matches!(self.guard, Guard::Incomplete(_)) && !planted(Bug::IncompleteIsUnguarded) {
             self.state = State::Asking;
             Swap { expect: None, put: None }
         } else {
@@ -372,6 +388,10 @@ impl Exchange {
             Guard::Unguarded | Guard::Incomplete(_) => None,
         };
         match found.record.phase {
+            Phase::Held { owner, .. } if Some(owner) == own && planted(Bug::GuardNotStampedAnew) => {
+                self.execute(claimed)
+            }
+            Phase::Held { .. } if planted(Bug::GuardTakenBlindly) => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, .. } if Some(owner) == own => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, resource } => {
                 self.state = State::Looking { claimed, stamp: found.stamp, resource };
@@ -396,7 +416,11 @@ impl Exchange {
 
     /// Leaves the key as it was before the claim: nothing was executed.
     fn give_back(&mut self, claimed: &Claimed, problem: Problem) -> Step {
-        let put = (claimed.attempt > 1).then(|| self.put(claimed.attempt, Phase::Unknown));
+        if planted(Bug::ClaimNotGivenBack) {
+            return self.end(Answer::Refuse(problem));
+        }
+        let is_first = claimed.attempt == 1 || planted(Bug::RetryFreesKey);
+        let put = (!is_first).then(|| self.put(claimed.attempt, Phase::Unknown));
         self.state = State::GivingBack { problem };
         Step::Swap { register: Which::Record, swap: Swap { expect: Some(claimed.stamp), put } }
     }
@@ -419,7 +443,9 @@ impl Exchange {
         let stamp = Stamp { exchange: self.id, write: self.writes };
         let is_forgotten = planted(Bug::SettleForgetsFingerprint) && !matches!(phase, Phase::InFlight { .. });
         let fingerprint = if is_forgotten { Fingerprint::from_bytes([0; Fingerprint::LEN]) } else { self.fingerprint };
-        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard: self.guard_key() } }
+        let is_settle = matches!(phase, Phase::Unknown | Phase::Completed { .. });
+        let guard = self.guard_key().filter(|_| !(is_settle && planted(Bug::SettleForgetsGuard)));
+        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard } }
     }
 
     fn judge(&mut self, found: &Found) -> Step {
@@ -441,7 +467,9 @@ impl Exchange {
             Decision::Mismatch => self.refuse(self.rules.mismatch),
             // What may have happened under one guard is not done again under another: the first would be free.
             Decision::TakeOver { attempt: 2.., .. }
-                if found.record.guard.is_some() && found.record.guard != self.guard_key() =>
+                if found.record.guard.is_some()
+                    && found.record.guard != self.guard_key()
+                    && !planted(Bug::TakeOverChangesGuard) =>
             {
                 self.refuse(ProblemType::OutcomeUnknown)
             }
