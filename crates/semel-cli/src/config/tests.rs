@@ -126,9 +126,9 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[[route]]\npath = \"/a\"\nwait-max = \"3s\"\n",
         &expect![[r#"
-        semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
-          3 | wait-max = "3s"
-            | ^^^^^^^^"#]],
+            semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+              3 | wait-max = "3s"
+                | ^^^^^^^^"#]],
     );
     check_error(
         "[routes]\npath = \"/a\"\n",
@@ -140,9 +140,9 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[[route]]\nzzzzzzzzzzz = 1\n",
         &expect![[r#"
-        semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
-          2 | zzzzzzzzzzz = 1
-            | ^^^^^^^^^^^"#]],
+            semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+              2 | zzzzzzzzzzz = 1
+                | ^^^^^^^^^^^"#]],
     );
 }
 
@@ -401,7 +401,23 @@ fn every_setting_is_shown() {
         resource-exists = { status = 409 }              # The resource already exists
         resource-id-reused = { status = 409 }           # The resource already exists with other fields
         slot-taken = { status = 409 }                   # The operation was already done with another value
+        guard-held = { status = 409 }                   # Another operation that is still live excludes this one
+        guard-incomplete = { status = 400 }             # The request does not say what its guard compares
         too-late = { status = 412 }                     # The request is too old to be told apart from a repetition
         origin-unavailable = { status = 502 }           # The origin cannot be reached
+
+        # A route may have a guard, and releases of its guard or slot; none has one here.
+        # [route.guard]
+        # name = "pending-order"                        # lower-case letters, digits, hyphens; the same name is the same guard
+        # values = ["/accountId", { path = "/quotes", key = "/quoteId", member = "/amount", absent = "No such quote" }]
+        # when = [{ member = "/type", is = ["buy"] }]   # applies only while all are met; otherwise the request is not guarded
+        # hold_for = "30d"                              # at most; not set: as long as the record is remembered
+        # override = false                              # true: Guard-Override: <reason> passes it, and is logged
+        # [[route.release]]
+        # path = "/orders/{key}"                        # {key} and the variables of the route's path name the record
+        # methods = ["GET"]                             # requests whose responses show it
+        # member = "/status"                            # a JSON Pointer into the response
+        # held_while = ["created"]                      # any other text releases the guard; for a slot, dead_when = [...]
+        # after = "0s"                                  # the record is at least that much older than the request
     "##]].assert_eq(&show(&config).replace(&format!("threads = {}", config.gateway.threads), "threads = 2"));
 }
