@@ -297,6 +297,29 @@ fn what_is_shown_reads_back() {
         fingerprint = "members"
         fingerprint_members = ["/a", "/b"]
         on_unknown = "forward-key"
+        [[route]]
+        path = "/shops/{shop}/orders"
+        methods = ["POST"]
+        key = "member"
+        key_member = "/id"
+        key_presence = "required"
+        [route.guard]
+        name = "one-pending"
+        values = ["/a~1b", { path = "/quotes", key = "/q", member = "/m", absent = "No \"such\" quote" }]
+        when = [{ member = "/type", is = ["x", "y"] }]
+        hold_for = "40s"
+        override = true
+        [[route.release]]
+        path = "/shops/{shop}/orders/{key}/close"
+        methods = ["PUT", "GET"]
+        member = "/state"
+        held_while = ["new", "open"]
+        after = "250ms"
+        [[route]]
+        path = "/quotes"
+        methods = ["POST"]
+        key = "member"
+        key_member = "/q"
     "#;
     let presets = Preset::ALL.map(|preset| format!("preset = \"{}\"", preset.name()));
     for text in presets.iter().map(String::as_str).chain([everything]) {
@@ -312,6 +335,7 @@ fn what_is_shown_reads_back() {
         assert_eq!(again.policy.routes().len(), config.policy.routes().len());
         for (again, route) in again.policy.routes().iter().zip(config.policy.routes()) {
             assert_eq!((&again.key, &again.fingerprint), (&route.key, &route.fingerprint));
+            assert_eq!((&again.guard, &again.releases), (&route.guard, &route.releases));
             for status in 200..=599 {
                 assert_eq!(again.effect_of(status), route.effect_of(status), "{status}");
             }
