@@ -114,7 +114,7 @@ impl Watch {
             // A guard owns nothing.
             Phase::Held { .. } => false,
         };
-        if !is_over || owner.age < since.saturating_add(self.rule().after) {
+        if !is_over || owner.age < since.saturating_add(self.rule().after).saturating_add(AGE_UNIT) {
             return Verdict::Nothing;
         }
         match &self.rule().shows {
@@ -128,6 +128,9 @@ impl Watch {
         matches!(guard.record.phase, Phase::Held { owner, .. } if owner == self.owner)
     }
 }
+
+/// Stores measure ages in whole milliseconds, and may measure one too much.
+const AGE_UNIT: Duration = Duration::from_millis(1);
 
 /// The variable of a release's path that is the owner's key.
 pub(crate) const KEY_VARIABLE: &str = "key";
