@@ -76,6 +76,8 @@ pub(crate) enum Bug {
     IncompleteIsUnguarded,
     /// A response releases what was written after it was asked for.
     ReleaseIgnoresAge,
+    /// A release does not look at the owner again once it knows the guard's stamp.
+    ReleaseLooksOnce,
     /// A release deletes the guard whatever its stamp.
     ReleaseIsBlind,
 }
@@ -110,7 +112,7 @@ impl Bug {
     ];
 
     /// Those that take a guard.
-    pub(crate) const OF_GUARDS: [Bug; 14] = [
+    pub(crate) const OF_GUARDS: [Bug; 15] = [
         Bug::GuardBeforeIdentity,
         Bug::GuardTakenBlindly,
         Bug::UnknownHoldsNothing,
@@ -124,6 +126,7 @@ impl Bug {
         Bug::TakeOverChangesGuard,
         Bug::IncompleteIsUnguarded,
         Bug::ReleaseIgnoresAge,
+        Bug::ReleaseLooksOnce,
         Bug::ReleaseIsBlind,
     ];
 }

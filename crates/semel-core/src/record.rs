@@ -233,7 +233,8 @@ impl Record {
         let attempt = r.u32()?;
         let retention = Duration::from_millis(r.u64()?);
         let guard = if tag & GUARDED == 0 { None } else { Some(r.key()?) };
-        let phase = match tag & !GUARDED {
+        let tag = tag & !GUARDED;
+        let phase = match tag {
             TAG_IN_FLIGHT => Phase::InFlight { lease: Duration::from_millis(r.u64()?) },
             TAG_UNKNOWN => Phase::Unknown,
             TAG_REPLY | TAG_OMITTED => {

@@ -107,14 +107,17 @@ impl Watch {
     /// What a shown release is good for. `since` is the time since the request that shows it began, measured when the owner
     /// had been found: what was written later is not what the origin looked at.
     pub fn judge(&self, owner: &Found, since: Duration) -> Verdict {
-        let is_over = match &owner.record.phase {
-            Phase::Completed { .. } | Phase::Unknown => true,
-            // Its writer is dead or gave up, so that it is unknown.
-            Phase::InFlight { lease } => owner.abandoned || owner.age >= *lease,
+        let over_for = match &owner.record.phase {
+            Phase::Completed { .. } | Phase::Unknown => Some(owner.age),
+            // Its writer is dead, or gave up when the lease was over: so it is unknown since then, and what was asked for
+            // earlier may not show what it still did.
+            Phase::InFlight { .. } if owner.abandoned => Some(owner.age),
+            Phase::InFlight { lease } => owner.age.checked_sub(*lease),
             // A guard owns nothing.
-            Phase::Held { .. } => false,
+            Phase::Held { .. } => None,
         };
-        if !is_over || owner.age < since.saturating_add(self.rule().after).saturating_add(AGE_UNIT) {
+        let needed = since.saturating_add(self.rule().after).saturating_add(AGE_UNIT);
+        if over_for.is_none_or(|over_for| over_for < needed) {
             return Verdict::Nothing;
         }
         match &self.rule().shows {

@@ -103,8 +103,9 @@ fn every_bug_planted_in_guards_is_caught() {
         OldGuardStaysHeld          I10  a guard is held and nobody lives               a key that moves to another guard, 13 moves
         TakeOverChangesGuard       I10  two owners live under one guard                a retry under another guard, 9 moves
         IncompleteIsUnguarded      I6  a newcomer is not told the truth               a retry whose guard is unclear, 9 moves
-        ReleaseIgnoresAge          I10  two owners live under one guard                a key, its retry and another key, 15 moves
-        ReleaseIsBlind             I10  a newcomer executed beside a live owner        two keys, 12 moves
+        ReleaseIgnoresAge          I10  two owners live under one guard                a key, its retry and another key, 16 moves
+        ReleaseLooksOnce           I10  two owners live under one guard                a key, its retry and another key, 15 moves
+        ReleaseIsBlind             I10  a newcomer executed beside a live owner        two keys, 14 moves
     "#]].assert_eq(&table);
 }
 
@@ -169,8 +170,14 @@ fn configurations() -> [Config; 9] {
     };
     let again = Rules { on_unknown: OnUnknown::Reexecute, ..rules };
     let expires = Rules { on_expired: OnExpired::Execute, ..rules };
-    let config =
-        |name, asked, faults_max, rules| Config { name, rules, asked, faults_max, forgets_max: 1, releases_max: 1 };
+    let config = |name, asked, faults_max, forgets_max, rules| Config {
+        name,
+        rules,
+        asked,
+        faults_max,
+        forgets_max,
+        releases_max: 1,
+    };
     const TWO: &[Asked] = &[asks(0), asks(1)];
     const RETRY: &[Asked] = &[asks(0), asks(0), asks(1)];
     const THREE: &[Asked] = &[asks(0), asks(1), asks(2)];
@@ -179,15 +186,15 @@ fn configurations() -> [Config; 9] {
     const UNGUARDED: &[Asked] = &[asks(0), Asked { guard: Wants::Nothing, ..asks(0) }, asks(1)];
     const UNCLEAR: &[Asked] = &[asks(0), Asked { guard: Wants::Unclear, ..asks(0) }, asks(1)];
     [
-        config("two keys", TWO, 2, rules),
-        config("a key, its retry and another key", RETRY, 1, rules),
-        config("the same, re-executed", RETRY, 1, again),
-        config("the same, expired executes", RETRY, 1, expires),
-        config("three keys", THREE, 0, rules),
-        config("a key that moves to another guard", OTHER_GUARD, 1, rules),
-        config("a retry under another guard", MOVED, 0, again),
-        config("a retry whose guard is unclear", UNCLEAR, 1, again),
-        config("a retry under no guard", UNGUARDED, 0, again),
+        config("two keys", TWO, 2, 1, rules),
+        config("a key, its retry and another key", RETRY, 1, 1, rules),
+        config("the same, re-executed", RETRY, 1, 0, again),
+        config("the same, expired executes", RETRY, 1, 0, expires),
+        config("three keys", THREE, 0, 1, rules),
+        config("a key that moves to another guard", OTHER_GUARD, 1, 0, rules),
+        config("a retry under another guard", MOVED, 0, 1, again),
+        config("a retry whose guard is unclear", UNCLEAR, 1, 0, again),
+        config("a retry under no guard", UNGUARDED, 0, 1, again),
     ]
 }
 
@@ -269,17 +276,30 @@ enum Asks {
     Again,
 }
 
-/// Of one response that shows that the resource of `key` is released.
+/// Of one response that shows that the resource of `key`, which had `guard`, is released.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Observation {
     None,
-    /// Its request was sent when the key's record bore this stamp.
+    /// Its request was sent when the key's record bore this stamp, and was over.
     Begun {
         key: usize,
         guard: usize,
         seen: Option<Stamp>,
     },
-    /// It is about to delete the guard that bears this stamp.
+    /// The owner was loaded.
+    Owner {
+        key: usize,
+        guard: usize,
+        stamp: Stamp,
+    },
+    /// Then the guard, which bears `expect`.
+    Guard {
+        key: usize,
+        guard: usize,
+        stamp: Stamp,
+        expect: Stamp,
+    },
+    /// Then the owner again. The guard that bears this stamp is about to be deleted.
     Deleting {
         guard: usize,
         expect: Stamp,
@@ -452,6 +472,14 @@ impl World {
 
     /// The resource of an operation whose effect stands is released, and a response shows it.
     fn releases(&self, config: &Config, go: &mut dyn FnMut(&'static str, &Change<'_>)) {
+        let mut observed = |what, next: Option<Observation>| {
+            go(what, &|w| {
+                // Nothing is released, whatever was shown: another attempt came in between.
+                w.is_in_doubt |= next.is_none();
+                w.observation = next.unwrap_or(Observation::None);
+                Ok(())
+            });
+        };
         match self.observation {
             Observation::None if self.releases_left > 0 => {
                 for key in 0..KEYS {
@@ -462,7 +490,7 @@ impl World {
                         go("a resource is released, and a response shows it", &|w| {
                             w.releases_left -= 1;
                             w.standing[key][guard] = false;
-                            let seen = w.records[key].as_ref().map(|cell| cell.stamp);
+                            let seen = w.records[key].as_ref().filter(|cell| !cell.is_running()).map(|cell| cell.stamp);
                             w.observation = Observation::Begun { key, guard, seen };
                             Ok(())
                         });
@@ -470,24 +498,38 @@ impl World {
                 }
             }
             Observation::None => {}
-            Observation::Begun { key, guard, seen } => go("the observer loads owner and guard", &|w| {
-                w.observation = match (&w.records[key], &w.guards[guard]) {
-                    (Some(record), Some(held))
-                        if matches!(record.record.phase, Phase::Completed { .. } | Phase::Unknown)
-                            && (Some(record.stamp) == seen || planted(Bug::ReleaseIgnoresAge))
-                            && record.record.guard == Some(guard_key(guard))
-                            && matches!(held.record.phase, Phase::Held { owner, .. } if owner == record_key(key)) =>
-                    {
-                        Observation::Deleting { guard, expect: held.stamp }
-                    }
-                    (_, _) => {
-                        // Nothing is released, whatever was shown: an attempt may have come in between.
-                        w.is_in_doubt = true;
-                        Observation::None
-                    }
-                };
-                Ok(())
-            }),
+            Observation::Begun { key, guard, seen } => {
+                let owner = self.records[key].as_ref().filter(|cell| {
+                    let is_over = match cell.record.phase {
+                        Phase::Completed { .. } | Phase::Unknown => true,
+                        Phase::InFlight { .. } => !cell.is_running(),
+                        Phase::Held { .. } => false,
+                    };
+                    let is_older = Some(cell.stamp) == seen || planted(Bug::ReleaseIgnoresAge);
+                    is_over && is_older && cell.record.guard == Some(guard_key(guard))
+                });
+                observed(
+                    "the observer loads the owner",
+                    owner.map(|cell| Observation::Owner { key, guard, stamp: cell.stamp }),
+                );
+            }
+            Observation::Owner { key, guard, stamp } => {
+                let held = self.guards[guard]
+                    .as_ref()
+                    .filter(|cell| matches!(cell.record.phase, Phase::Held { owner, .. } if owner == record_key(key)));
+                observed(
+                    "the observer loads the guard",
+                    held.map(|cell| Observation::Guard { key, guard, stamp, expect: cell.stamp }),
+                );
+            }
+            Observation::Guard { key, guard, stamp, expect } => {
+                let same = self.records[key].as_ref().is_some_and(|cell| cell.stamp == stamp);
+                let goes_on = same || planted(Bug::ReleaseLooksOnce);
+                observed(
+                    "the observer loads the owner again",
+                    goes_on.then_some(Observation::Deleting { guard, expect }),
+                );
+            }
             Observation::Deleting { guard, expect } => {
                 go("the observer deletes the guard", &|w| {
                     w.observation = Observation::None;

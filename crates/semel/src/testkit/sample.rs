@@ -68,6 +68,22 @@ pub fn omitted(n: u64) -> Record {
     Record { phase, ..in_flight(n) }
 }
 
+/// The n-th request's record in flight, which is to hold the n-th guard.
+pub fn guarded(n: u64) -> Record {
+    Record { guard: Some(guard(n)), ..in_flight(n) }
+}
+
+/// The n-th guard, held by the n-th request.
+pub fn held(n: u64) -> Record {
+    let phase = Phase::Held { owner: key(n), resource: Some(format!("/orders/{n}")) };
+    Record { phase, ..in_flight(n) }
+}
+
+/// The key of the n-th guard.
+pub fn guard(n: u64) -> RecordKey {
+    RecordKey::from_bytes(digest(n << 32 | 2))
+}
+
 /// "Put `record` with `stamp` if `expect` is there."
 pub fn put(expect: Option<Stamp>, stamp: Stamp, record: Record) -> Swap {
     Swap { expect, put: Some(Put { stamp, record }) }
