@@ -228,7 +228,8 @@ impl Part {
                         format!("There is no kept reply to a request {request} that the member {key} names.{NOTHING}")
                     }));
                 };
-                let value = Document::read(&reply.content).and_then(|content| Canonical::of(content.at(&source.member)?));
+                let value =
+                    Document::read(&reply.content).and_then(|content| Canonical::of(content.at(&source.member)?));
                 value.ok_or_else(|| {
                     let member = source.member.as_str();
                     format!("The kept reply to the request {request} does not say {member}.{NOTHING}")
@@ -299,6 +300,122 @@ impl GuardQuestion {
                 hold_for: self.hold_for,
             }),
             Err(why) => incomplete(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of_json(content: &str) -> Option<Canonical> {
+        Canonical::of(Document::read(content.as_bytes())?.at(&"/v".parse().expect("a pointer"))?)
+    }
+
+    fn shown(json: &str) -> String {
+        let value = of_json(&format!("{{\"v\":{json}}}"));
+        value.map_or_else(|| "nothing".to_owned(), |value| String::from_utf8(value.0).expect("text"))
+    }
+
+    #[test]
+    fn q14_values_have_one_spelling() {
+        let table = [
+            // Amounts.
+            (
+                "100 100.00 1e2 1E+2 100e0 0.1e3 \"100\" \"100.00\" \"1e2\" \"+100\" \"0100\" \"100.\" \"+100e0\"",
+                "#1e2",
+            ),
+            ("0 -0 0.0 0e9 \"-0\" \"+0\" \"000\" \".0\" \"-0e3\"", "#0"),
+            ("-1.5 \"-1.50\" \"-15e-1\"", "#-15e-1"),
+            ("9007199254740993 \"9007199254740993.0\"", "#9007199254740993e0"),
+            ("9007199254740992", "#9007199254740992e0"),
+            // UUIDs, by any spelling.
+            (
+                "\"5F1E8A52-7C1D-4E67-9A4D-7E5A1F0C2B11\" \"5f1e8a527c1d4e679a4d7e5a1f0c2b11\" \
+                 \"{5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11}\" \"urn:uuid:5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11\"",
+                "u5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11",
+            ),
+            // Texts, byte by byte.
+            ("\"MXN\"", "\"MXN"),
+            ("\"mxn\"", "\"mxn"),
+            ("true \"true\"", "\"true"),
+            ("\"1,000\"", "\"1,000"),
+            ("\"1.2.3\"", "\"1.2.3"),
+            ("\"+-1\"", "\"+-1"),
+            ("\"--1\"", "\"--1"),
+            ("\"1e\"", "\"1e"),
+            ("\"e1\"", "\"e1"),
+            ("\".\"", "\"."),
+            ("\"-\"", "\"-"),
+            ("\"0x10\"", "\"0x10"),
+            ("\"NaN\"", "\"NaN"),
+            ("\"\u{0661}\"", "\"\u{0661}"),
+            // A text that no exact number can be made of is itself; a number of that kind is nothing that compares.
+            ("\"1e99999999999999999999\"", "\"1e99999999999999999999"),
+            ("1e99999999999999999999", "nothing"),
+            ("null [] [1] {} {\"v\":1} \"\" \"\\t\"", "nothing"),
+        ];
+        for (spellings, expected) in table {
+            for json in spellings.split(' ') {
+                assert_eq!(shown(json), expected, "{json}");
+            }
+        }
+        assert_eq!(shown("\" MXN\""), "\" MXN", "only numbers and UUIDs may have spaces around them");
+    }
+
+    /// A decimal number in one of its spellings: `digits` shifted by `exponent`.
+    fn spelled(negative: bool, digits: u64, exponent: i8, zeros: usize, point: usize, style: u8) -> String {
+        let digits = format!("{}{digits}{}", "0".repeat(zeros), "0".repeat(zeros));
+        let exponent = i64::from(exponent) - i64::try_from(zeros).expect("few");
+        let point = point % (digits.len() + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - point);
+        let exponent = exponent + i64::try_from(point).expect("few");
+        let sign = if negative { "-" } else { ["", "+"][usize::from(style & 1)] };
+        let dot = if point > 0 || style & 2 > 0 { "." } else { "" };
+        let e = if style & 4 > 0 { "E" } else { "e" };
+        let plus = if style & 8 > 0 && exponent >= 0 { "+" } else { "" };
+        format!("\"{sign}{whole}{dot}{fraction}{e}{plus}{exponent}\"")
+    }
+
+    proptest! {
+        #[test]
+        fn q14_spellings_of_one_number_are_one_and_of_two_numbers_two(
+            (digits, other) in (any::<u64>(), any::<u64>()),
+            (exponent, negative) in (any::<i8>(), any::<bool>()),
+            a in (0usize..5, 0usize..30, 0u8..16),
+            b in (0usize..5, 0usize..30, 0u8..16),
+        ) {
+            let negative = negative && digits > 0;
+            let first = spelled(negative, digits, exponent, a.0, a.1, a.2);
+            prop_assume!(first.len() != 34); // 32 digits may be a UUID
+            let second = spelled(negative, digits, exponent, b.0, b.1, b.2);
+            prop_assume!(second.len() != 34);
+            prop_assert_eq!(shown(&first), shown(&second));
+            let third = spelled(negative, other, exponent, b.0, b.1, b.2);
+            prop_assume!(third.len() != 34 && other != digits);
+            prop_assert_ne!(shown(&first), shown(&third), "{} {}", first, third);
+        }
+
+        #[test]
+        fn q14_any_text_is_its_own_value_and_judging_twice_changes_nothing(text in "\\PC{0,40}") {
+            let Some(Canonical(bytes)) = Canonical::of_text(&text) else {
+                prop_assert!(text.trim().is_empty());
+                return Ok(());
+            };
+            let (tag, value) = bytes.split_first().expect("a tag");
+            let value = std::str::from_utf8(value).expect("text");
+            match tag {
+                b'"' => prop_assert_eq!(value, &text),
+                b'#' | b'u' => prop_assert!(Canonical::of_text(value).is_some_and(|again| again.0 == bytes)),
+                _ => prop_assert!(false, "{}", tag),
+            }
+        }
+
+        #[test]
+        fn q14_any_content_is_read_without_panic(content in "\\PC{0,60}") {
+            let _ = of_json(&content);
         }
     }
 }

@@ -116,7 +116,8 @@ impl Watch {
             // A guard owns nothing.
             Phase::Held { .. } => None,
         };
-        if over_for.is_none_or(|over_for| over_for < since.saturating_add(self.rule().after)) {
+        let needed = since.saturating_add(self.rule().after).saturating_add(AGE_UNIT);
+        if over_for.is_none_or(|over_for| over_for < needed) {
             return Verdict::Nothing;
         }
         match &self.rule().shows {
@@ -130,6 +131,9 @@ impl Watch {
         matches!(guard.record.phase, Phase::Held { owner, .. } if owner == self.owner)
     }
 }
+
+/// Stores measure ages in whole milliseconds, and may measure one too much.
+const AGE_UNIT: Duration = Duration::from_millis(1);
 
 /// The variable of a release's path that is the owner's key.
 pub(crate) const KEY_VARIABLE: &str = "key";

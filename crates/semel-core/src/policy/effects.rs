@@ -18,7 +18,11 @@ impl std::fmt::Debug for Effects {
 
 impl Effects {
     /// A single status beats a class such as `4xx`; what is named nowhere may have happened.
-    pub(super) fn new(happened: &[StatusPattern], none: &[StatusPattern], unknown: &[StatusPattern]) -> Result<Effects, String> {
+    pub(super) fn new(
+        happened: &[StatusPattern],
+        none: &[StatusPattern],
+        unknown: &[StatusPattern],
+    ) -> Result<Effects, String> {
         let lists = [(Effect::Happened, happened), (Effect::None, none), (Effect::Unknown, unknown)];
         let mut table = Vec::with_capacity(400);
         for status in 200..=599u16 {

@@ -173,13 +173,15 @@ fn guard_rule(settings: GuardSettings, route: &RoutePolicy, routes: &[RoutePolic
         KeyRule::Operation => true,
     };
     if !is_required {
-        let message = "a guarded route needs `key_presence = \"required\"`: a request without a key would pass unguarded";
+        let message =
+            "a guarded route needs `key_presence = \"required\"`: a request without a key would pass unguarded";
         return Err(message.to_owned());
     }
     let source = |text: SourceText| source(text, route, routes);
     let hold_for = settings.hold_for.map_or_else(|| route.remember_for.max(route.unknown_for), |hold_for| hold_for.0);
     if hold_for < route.lease() {
-        let message = "`hold_for` must be at least `execution_max` + `grace`, or a guard would be free while its owner runs";
+        let message =
+            "`hold_for` must be at least `execution_max` + `grace`, or a guard would be free while its owner runs";
         return Err(message.to_owned());
     }
     let condition = |text: ConditionText| Ok(Condition { source: source(text.source)?, is: text.is });
@@ -239,7 +241,9 @@ fn release_rule(settings: ReleaseSettings, route: &RoutePolicy, is_guarded: bool
         None => vec![Method::GET],
     };
     if methods.is_empty() || methods.contains(&Method::HEAD) {
-        return Err("a release's `methods` must name at least one, and not HEAD, whose response has no content".to_owned());
+        return Err(
+            "a release's `methods` must name at least one, and not HEAD, whose response has no content".to_owned()
+        );
     }
     if route.methods.len() != 1 {
         return Err("a route with a release must have one method: a release names one record".to_owned());

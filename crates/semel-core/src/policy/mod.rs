@@ -27,9 +27,7 @@ mod words;
 
 use effects::Effects;
 pub use effects::StatusPattern;
-pub use guards::{
-    ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText,
-};
+pub use guards::{ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText};
 pub use path::PathTemplate;
 pub use preset::Preset;
 pub use settings::{

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    DurationText, Effects, GuardSettings, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, PathTemplate,
-    Policy, Preset, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern, guards, words::size,
+    DurationText, Effects, GuardSettings, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch,
+    OnUnknown, PathTemplate, Policy, Preset, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern,
+    guards, words::size,
 };
 use crate::{
     fingerprint::FingerprintRule,
@@ -69,10 +70,8 @@ impl PolicyDocument {
         for route in written {
             let span = route.span();
             let mut settings = route.into_inner().over(base.clone());
-            let guard = guards::Written {
-                guard: settings.guard.take(),
-                releases: settings.release.take().unwrap_or_default(),
-            };
+            let guard =
+                guards::Written { guard: settings.guard.take(), releases: settings.release.take().unwrap_or_default() };
             routes.push(settings.build().map_err(|message| PolicyError { span: span.clone(), message })?);
             guards.push((span, guard));
         }
