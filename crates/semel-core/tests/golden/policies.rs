@@ -482,3 +482,16 @@ fn e10_q18_mistakes_in_guards_and_releases() {
         preset = "etherfuse" ; [[route]] ; path = "/ramp/quote" ; key_member = "/quoteId" ; reply = "omitted" ; methods = ["POST"]
           line 1: the route /ramp/order: the kept reply of "/ramp/quote" cannot be read: that route keeps no replies (`reply = "omitted"`)"#]].assert_eq(&shown.join("\n"));
 }
+
+/// What the guide shows can be used.
+#[test]
+fn the_guide_to_guards_is_right() {
+    let guide = include_str!("../../../../docs/guide/guards.md");
+    let examples: Vec<&str> =
+        guide.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    for example in &examples {
+        let policy = read(example).unwrap_or_else(|refused| panic!("line {}: {}", refused.line, refused.message));
+        assert!(!policy.routes()[0].releases.is_empty());
+    }
+    assert_eq!(examples.len(), 2);
+}
