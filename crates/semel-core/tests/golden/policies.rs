@@ -399,7 +399,7 @@ fn e10_q18_mistakes_in_guards_and_releases() {
             format!("{} -> {}\n  {found}", right.replace('\n', " ; "), wrong.replace('\n', " ; "))
         })
         .chain(["[defaults.guard]\nname = \"a\"\nvalues = [\"/a\"]", "preset = \"etherfuse\"\n[[route]]\npath = \"/ramp/quote\"\nkey_member = \"/quoteId\"\nreply = \"omitted\"\nmethods = [\"POST\"]"].map(|text| {
-            let refused = read(text).err().expect("a mistake");
+            let refused = read(text).expect_err("a mistake");
             format!("{}\n  line {}: {}", text.replace('\n', " ; "), refused.line, refused.message.trim())
         }))
         .collect();
