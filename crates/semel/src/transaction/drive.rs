@@ -33,7 +33,7 @@ use crate::{
     body::Body,
     drive::{Execution, LostCause, Summary, Told, log, new_exchange_id},
     effect::{Lost, NotSent},
-    layer::{ExecutionInfo, declared_effect},
+    layer::{ExecutionInfo, declared_effect, log_override},
     reply,
 };
 
@@ -262,8 +262,9 @@ where
 
     /// What the committed record says, if it decides.
     async fn look(&mut self) -> Option<Told> {
-        let (mut exchange, _) = self.open();
         let mut conn = within(self.settle_until, self.shared.pool.acquire()).await.ok()?;
+        self.guard = resolve(self.shared, self.covered, &mut conn, self.settle_until).await.ok()?;
+        let (mut exchange, _) = self.open();
         let row = within(self.settle_until, DB::read(&mut conn, &self.covered.record_key, self.shared.now_ms())).await;
         match exchange.on_swapped(Swapped::Found(found(row.ok()??).ok()??)) {
             Step::Answer(answer) => Some(told(answer)),
@@ -292,13 +293,17 @@ where
 
     async fn claim_and_execute(&mut self, tx: &mut Transaction<'static, DB>) -> Result<End, Failed> {
         let claiming_at = Instant::now();
+        self.guard = resolve(self.shared, self.covered, tx, self.settle_until).await?;
         let (mut exchange, mut step) = self.open();
         let permit = loop {
             step = match step {
                 Step::Swap { register: Which::Guard, swap } => {
                     exchange.on_swapped(self.swap(tx, self.guard_key(), &swap, Stage::Claim).await?)
                 }
-                Step::Look(owner) => exchange.on_looked(self.load(tx, owner).await?.as_ref()),
+                Step::Look(owner) => {
+                    let found = load(self.shared, tx, &owner, self.settle_until).await?;
+                    exchange.on_looked(found.as_ref())
+                }
                 Step::Swap { register: Which::Record, swap } => {
                     let swapped = self.swap(tx, self.covered.record_key, &swap, Stage::Claim).await?;
                     if matches!(&swapped, Swapped::Found(found) if found.stamp.exchange == self.id)
@@ -334,6 +339,7 @@ where
         let info = ExecutionInfo { exchange: self.id, attempt: permit.attempt() };
         self.request.extensions_mut().insert(info);
         self.request.extensions_mut().insert(Operation(self.covered.record_key));
+        log_override(&self.covered.route, self.id, self.covered.guard_override.as_deref());
         let executing_at = Instant::now();
         let executing =
             execute::<DB, W>(tx, &self.request, self.work, Some(&self.covered.route), self.execute_until).await;
@@ -477,15 +483,6 @@ where
     ) -> Result<Swapped, Failed> {
         let swapping = swap::<DB>(tx, &key, wanted, self.shared.now_ms());
         in_time::<DB, _>(self.settle_until, stage, swapping).await
-    }
-
-    async fn load(&mut self, tx: &mut Transaction<'static, DB>, key: RecordKey) -> Result<Option<Found>, Failed> {
-        let now_ms = self.shared.now_ms();
-        let loading = async {
-            let row = DB::read(tx, &key, now_ms).await?;
-            Ok(row.map(found).transpose()?.flatten())
-        };
-        in_time::<DB, _>(self.settle_until, Stage::Claim, loading).await
     }
 }
 
@@ -660,6 +657,35 @@ fn database_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e sqlx::E
         cause = error.source();
     }
     None
+}
+
+/// Finds out which guard the request is to hold, by what this transaction sees.
+async fn resolve<DB: Register>(
+    shared: &Shared<DB>,
+    covered: &Covered,
+    conn: &mut DB::Connection,
+    until: Instant,
+) -> Result<Guard, Failed> {
+    let Some(question) = covered.guard.clone() else { return Ok(Guard::Unguarded) };
+    let mut replies = Vec::new();
+    for record in question.references() {
+        replies.push((record, load(shared, conn, &record, until).await?));
+    }
+    Ok(question.answer(&shared.secret, &replies))
+}
+
+async fn load<DB: Register>(
+    shared: &Shared<DB>,
+    conn: &mut DB::Connection,
+    key: &RecordKey,
+    until: Instant,
+) -> Result<Option<Found>, Failed> {
+    let now_ms = shared.now_ms();
+    let loading = async {
+        let row = DB::read(conn, key, now_ms).await?;
+        Ok(row.map(found).transpose()?.flatten())
+    };
+    in_time::<DB, _>(until, Stage::Claim, loading).await
 }
 
 /// Asks the register until `until`.
