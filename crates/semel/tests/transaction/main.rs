@@ -6,5 +6,6 @@ mod both;
 mod crash;
 mod postgres;
 mod proxy;
+mod releases;
 mod sqlite;
 mod world;
