@@ -372,7 +372,7 @@ async fn e11_what_releases_nothing() {
     let json = [("content-type", "application/json")];
     let coded = |coding: &'static str| vec![json[0], ("content-encoding", coding)];
     let funded = r#"{"status":"funded"}"#;
-    let cases: Vec<(&str, u16, Vec<(&str, &str)>, &str)> = vec![
+    let cases = [
         ("still held", 200, json.to_vec(), r#"{"status":"created"}"#),
         ("no such member", 200, json.to_vec(), r#"{"state":"funded"}"#),
         ("no text", 200, json.to_vec(), r#"{"status":3}"#),
@@ -384,7 +384,7 @@ async fn e11_what_releases_nothing() {
         ("a part", 206, json.to_vec(), funded),
         ("not modified", 304, json.to_vec(), funded),
         ("compressed", 200, coded("gzip"), funded),
-        ("not said to be JSON", 200, vec![], funded),
+        ("not said to be JSON", 200, Vec::new(), funded),
         ("a page", 200, vec![("content-type", "text/html")], funded),
     ];
     let api = Api::new();
@@ -465,6 +465,13 @@ async fn e11_a_failing_store_changes_nothing_for_whoever_looks() {
     }
 }
 
+type OneFrame = Result<http_body::Frame<Bytes>, semel::BoxError>;
+
+#[allow(clippy::unnecessary_wraps, reason = "stands beside errors")]
+fn frame(text: &'static str) -> OneFrame {
+    Ok(http_body::Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
 /// Byte for byte, trailers included, and an error stays one; with or without a content that can be read in time.
 #[tokio::test(start_paused = true)]
 async fn e11_a_watched_response_is_passed_on_as_it_is() {
@@ -473,29 +480,21 @@ async fn e11_a_watched_response_is_passed_on_as_it_is() {
         let request = Request::get(format!("http://h/ramp/order/{}", id(1))).header("accept-encoding", "gzip");
         request.body(Body::empty()).unwrap()
     };
-    let frame =
-        |text: &'static str| Ok::<_, semel::BoxError>(http_body::Frame::data(Bytes::from_static(text.as_bytes())));
-    type Frames = Vec<Result<http_body::Frame<Bytes>, semel::BoxError>>;
-    let send =
-        async |frames: fn(&dyn Fn(&'static str) -> Result<http_body::Frame<Bytes>, semel::BoxError>) -> Frames,
-               pause: Duration| {
-            let service = api.world.service(move |request: Request<Body>| {
-                assert_eq!(request.headers()["accept-encoding"], "identity");
-                let frames = frames(&frame);
-                async move {
-                    let stream = futures_util::stream::unfold(frames.into_iter(), move |mut frames| async move {
-                        tokio::time::sleep(pause).await;
-                        Some((frames.next()?, frames))
-                    });
-                    let response = Response::builder().header("content-type", "application/json");
-                    response.body(Body::streaming(StreamBody::new(Box::pin(stream)))).unwrap()
-                }
+    let send = async |frames: fn() -> Vec<OneFrame>, pause: Duration| {
+        let service = api.world.service(move |request: Request<Body>| async move {
+            assert_eq!(request.headers()["accept-encoding"], "identity");
+            let stream = futures_util::stream::unfold(frames().into_iter(), move |mut frames| async move {
+                tokio::time::sleep(pause).await;
+                Some((frames.next()?, frames))
             });
-            service.oneshot(get()).await.unwrap().into_body()
-        };
-    for pause in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(60)] {
+            let response = Response::builder().header("content-type", "application/json");
+            response.body(Body::streaming(StreamBody::new(Box::pin(stream)))).unwrap()
+        });
+        service.oneshot(get()).await.unwrap().into_body()
+    };
+    for pause in [Duration::ZERO, Duration::from_secs(1), Duration::from_mins(1)] {
         let body = send(
-            |frame| {
+            || {
                 let mut trailers = http::HeaderMap::new();
                 trailers.insert(header::ETAG, "\"1\"".parse().unwrap());
                 vec![frame("{\"sta"), frame("tus\": \"created\" }\r\n"), Ok(http_body::Frame::trailers(trailers))]
@@ -505,7 +504,7 @@ async fn e11_a_watched_response_is_passed_on_as_it_is() {
         let collected = body.await.collect().await.unwrap();
         assert_eq!(collected.trailers().unwrap()["etag"], "\"1\"");
         assert_eq!(collected.to_bytes(), "{\"status\": \"created\" }\r\n");
-        let mut broken = send(|frame| vec![frame("{\"sta"), Err("broke off".into()), frame("never")], pause).await;
+        let mut broken = send(|| vec![frame("{\"sta"), Err("broke off".into()), frame("never")], pause).await;
         let first = broken.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first, "{\"sta");
         assert_eq!(broken.frame().await.unwrap().unwrap_err().to_string(), "broke off");

@@ -1,6 +1,6 @@
 //! Guards and releases as they are written down, and what makes them right together with the routes around them.
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{fmt, time::Duration};
 
 use http::Method;
 use serde::{
@@ -9,7 +9,7 @@ use serde::{
 };
 use toml::Spanned;
 
-use super::{DurationText, MethodText, PathTemplate, ReplyRule, RoutePolicy};
+use super::{DurationText, MethodText, PathTemplate, PolicyError, ReplyRule, RoutePolicy};
 use crate::{
     guard::{Condition, GuardRule, Overriding, ReplySource, Source},
     key::{KeyRule, Pointer, Presence},
@@ -133,27 +133,25 @@ pub(super) struct Written {
     pub releases: Vec<Spanned<ReleaseSettings>>,
 }
 
-/// Resolves the guard and the releases of `routes[at]`.
-pub(super) fn resolve(
-    written: Written,
-    at: usize,
-    routes: &[RoutePolicy],
-) -> Result<(Option<GuardRule>, Vec<ReleaseRule>), (Range<usize>, String)> {
-    let route = &routes[at];
+/// Resolves the guard and the releases of `routes[at]`, and puts them there.
+pub(super) fn resolve(written: Written, at: usize, routes: &mut [RoutePolicy]) -> Result<(), PolicyError> {
     let guard = written.guard.map(|guard| {
         let span = guard.span();
-        guard_rule(guard.into_inner(), route, routes).map_err(|message| (span, message))
+        guard_rule(guard.into_inner(), &routes[at], routes).map_err(|message| PolicyError { span, message })
     });
     let guard = guard.transpose()?;
     if let Some(first) = written.releases.get(GUARD_ITEMS_MAX) {
-        return Err((first.span(), format!("a route may have at most {GUARD_ITEMS_MAX} releases")));
+        let message = format!("a route may have at most {GUARD_ITEMS_MAX} releases");
+        return Err(PolicyError { span: first.span(), message });
     }
-    let is_guarded = guard.is_some();
     let releases = written.releases.into_iter().map(|release| {
         let span = release.span();
-        release_rule(release.into_inner(), route, is_guarded).map_err(|message| (span, message))
+        let release = release_rule(release.into_inner(), &routes[at], guard.is_some());
+        release.map_err(|message| PolicyError { span, message })
     });
-    Ok((guard, releases.collect::<Result<_, _>>()?))
+    let releases = releases.collect::<Result<_, _>>()?;
+    (routes[at].guard, routes[at].releases) = (guard, releases);
+    Ok(())
 }
 
 fn guard_rule(settings: GuardSettings, route: &RoutePolicy, routes: &[RoutePolicy]) -> Result<GuardRule, String> {

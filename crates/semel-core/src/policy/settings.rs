@@ -77,13 +77,15 @@ impl PolicyDocument {
         }
         // A guard may read the replies of any route, so all of them come first.
         for (at, (route_span, written)) in guards.into_iter().enumerate() {
-            let resolved = guards::resolve(written, at, &routes).map_err(|(span, message)| {
+            guards::resolve(written, at, &mut routes).map_err(|error| {
                 // What a preset wrote is nowhere in the document.
-                let is_preset = route_span == (0..0);
-                let message = if is_preset { format!("the route {}: {message}", routes[at].name()) } else { message };
-                PolicyError { span: if is_preset { route_span } else { span }, message }
+                if route_span == (0..0) {
+                    let message = format!("the route {}: {}", routes[at].name(), error.message);
+                    PolicyError { span: route_span, message }
+                } else {
+                    error
+                }
             })?;
-            (routes[at].guard, routes[at].releases) = resolved;
         }
         let has_releases = routes.iter().any(|route| !route.releases.is_empty());
         let routes = routes.into_iter().map(Arc::new).collect();

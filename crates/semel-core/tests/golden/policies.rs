@@ -399,7 +399,7 @@ fn e10_q18_mistakes_in_guards_and_releases() {
             format!("{} -> {}\n  {found}", right.replace('\n', " ; "), wrong.replace('\n', " ; "))
         })
         .chain(["[defaults.guard]\nname = \"a\"\nvalues = [\"/a\"]", "preset = \"etherfuse\"\n[[route]]\npath = \"/ramp/quote\"\nkey_member = \"/quoteId\"\nreply = \"omitted\"\nmethods = [\"POST\"]"].map(|text| {
-            let refused = read(text).err().expect("a mistake");
+            let refused = read(text).expect_err("a mistake");
             format!("{}\n  line {}: {}", text.replace('\n', " ; "), refused.line, refused.message.trim())
         }))
         .collect();
@@ -481,4 +481,17 @@ fn e10_q18_mistakes_in_guards_and_releases() {
           line 1: `guard` and `release` belong to a [[route]], not to [defaults]
         preset = "etherfuse" ; [[route]] ; path = "/ramp/quote" ; key_member = "/quoteId" ; reply = "omitted" ; methods = ["POST"]
           line 1: the route /ramp/order: the kept reply of "/ramp/quote" cannot be read: that route keeps no replies (`reply = "omitted"`)"#]].assert_eq(&shown.join("\n"));
+}
+
+/// What the guide shows can be used.
+#[test]
+fn the_guide_to_guards_is_right() {
+    let guide = include_str!("../../../../docs/guide/guards.md");
+    let examples: Vec<&str> =
+        guide.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    for example in &examples {
+        let policy = read(example).unwrap_or_else(|refused| panic!("line {}: {}", refused.line, refused.message));
+        assert!(!policy.routes()[0].releases.is_empty());
+    }
+    assert_eq!(examples.len(), 2);
 }

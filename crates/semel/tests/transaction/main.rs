@@ -7,5 +7,6 @@ mod crash;
 mod guards;
 mod postgres;
 mod proxy;
+mod releases;
 mod sqlite;
 mod world;
