@@ -11,6 +11,7 @@ use crate::config::{
 
 mod config;
 mod demo;
+mod sandbox;
 mod serve;
 
 /// Everything went as it should.
