@@ -207,8 +207,7 @@ impl<DB: Shelf> Engine<DB> {
         match fault {
             Some(Fault::DropBefore) => return Told::Cut,
             Some(Fault::StatusBefore(status)) => return Told::Reply(stand.trouble(status)),
-            None
-            | Some(Fault::DropAfter | Fault::StatusAfter(_) | Fault::Delay(_) | Fault::Stall) => {}
+            None | Some(Fault::DropAfter | Fault::StatusAfter(_) | Fault::Delay(_) | Fault::Stall) => {}
         }
         let engine = Arc::clone(self);
         let running = self.running.spawn(async move { engine.execute(place, request).await });
@@ -283,20 +282,12 @@ impl<DB: Shelf> Engine<DB> {
         admitting.await.map_err(|error| error.to_string())
     }
 
-    fn desk<'t>(
-        &self,
-        vendor: &'static dyn Vendor,
-        books: &'t mut dyn Books,
-        settings: &'t Settings,
-    ) -> Desk<'t> {
+    fn desk<'t>(&self, vendor: &'static dyn Vendor, books: &'t mut dyn Books, settings: &'t Settings) -> Desk<'t> {
         Desk { vendor: vendor.name(), books, settings, now_ms: self.clock.now_ms(), naive: self.naive }
     }
 
     /// Reads from the books of all vendors at one moment.
-    pub(crate) async fn read<T>(
-        &self,
-        read: impl AsyncFnOnce(&mut DB::Connection) -> Outcome<T>,
-    ) -> Outcome<T> {
+    pub(crate) async fn read<T>(&self, read: impl AsyncFnOnce(&mut DB::Connection) -> Outcome<T>) -> Outcome<T> {
         let _alone = self.gate.write().await;
         let mut tx = self.pool.begin_with(DB::BEGIN).await?;
         let said = read(&mut *tx).await?;
@@ -416,9 +407,9 @@ impl<DB: Shelf> Stand<DB> {
     }
 
     fn holds(&self, path: &str) -> bool {
-        self.spaces.iter().any(|space| {
-            path.strip_prefix(space).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        self.spaces
+            .iter()
+            .any(|space| path.strip_prefix(space).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 
     /// An error of this vendor, complete.
