@@ -50,6 +50,10 @@ pub(crate) trait Vendor: Send + Sync {
     /// Changes a fixture that is not a setting. The inner error is for whoever asked, and says what would be right.
     async fn set(&self, desk: &mut Desk<'_>, name: &str, value: &Value) -> Outcome<Result<(), String>>;
 
+    /// Writes who asks into the header field that the policy's principal reads, where one caller can say it in several
+    /// ways (another header field, another key). Runs before everything else, and overrules what the client sent.
+    fn recognise(&self, _headers: &mut http::HeaderMap) {}
+
     /// Refuses a request before anything else looks at it (no such credential, too many requests), because a replay does
     /// not reach the handler. Runs in a transaction of its own, which is committed.
     async fn admit(&self, _call: &mut Call<'_>) -> Outcome<Option<Response<Bytes>>> {
