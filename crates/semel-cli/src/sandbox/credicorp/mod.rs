@@ -1,10 +1,11 @@
 //! Credicorp's public API in the sandbox (`dialects.md` section 2): enquiries, consents and products, without credentials.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use semel_core::policy::{DurationText, OnMismatch, PolicyDocument, Preset, RouteSettings};
 use serde_json::{Map, Value, json};
-use std::{net::SocketAddr, time::Duration};
 use toml::Spanned;
 
 use super::api::{self, About, Call, Desk, Mark, Operation, Outcome, ReplyDoc, Setting, Settings, Takes, Vendor};
@@ -261,7 +262,7 @@ async fn put_down(call: &mut Call<'_>, kind: &str, id: &str, data: &Value) -> Ou
 async fn count(call: &mut Call<'_>) -> Outcome<Option<Refusal>> {
     let path = if call.path.is_empty() { call.request.uri().path() } else { PRODUCT };
     let name = format!("windows of {} {path}", call.request.method());
-    let address = call.request.extensions().get::<SocketAddr>().map(|peer| peer.ip().to_string()).unwrap_or_default();
+    let address = call.peer().to_string();
     let mut windows: Windows = match call.desk.state(&name).await? {
         Some(windows) => serde_json::from_value(windows)?,
         None => Windows::default(),
