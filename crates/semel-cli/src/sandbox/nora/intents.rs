@@ -5,7 +5,7 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    caller, exact_id,
+    caller, is_id,
     form::{AMOUNT_CENTS_MAX, Family, Form, TEXT_CHARS_MAX, optional_text_schema, text_schema, token_schema},
     fresh_id, key_header, parties,
     problems::{covered, uncovered},
@@ -334,10 +334,7 @@ async fn asked_for(call: &mut Call<'_>) -> Outcome<Option<(Row, Value)>> {
 }
 
 async fn find(desk: &mut Desk<'_>, id: &str) -> Outcome<Option<Row>> {
-    match exact_id(id) {
-        Some(id) => desk.find(INTENT, &id).await,
-        None => Ok(None),
-    }
+    if is_id(id) { desk.find(INTENT, id).await } else { Ok(None) }
 }
 
 async fn burns(desk: &mut Desk<'_>, intent: &str) -> Outcome<Vec<Row>> {

@@ -267,9 +267,10 @@ fn caller(call: &Call<'_>) -> Caller {
     known(call.request.headers()).expect("`admit` refuses everybody else")
 }
 
-/// The one spelling of an id that the books have; `None` for what is no id.
-fn exact_id(text: &str) -> Option<String> {
-    uuid::Uuid::try_parse(text).ok().map(|id| id.hyphenated().to_string())
+/// Whether a text is an id in the spelling of the books. Another spelling of the same UUID names nothing: it would be
+/// another operation to whoever protects a path from outside.
+fn is_id(text: &str) -> bool {
+    uuid::Uuid::try_parse(text).is_ok_and(|id| id.hyphenated().to_string() == text)
 }
 
 fn fresh_id() -> Outcome<String> {

@@ -5,7 +5,7 @@ use http::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
-    caller, exact_id,
+    caller, is_id,
     form::{Family, Form, TEXT_CHARS_MAX, optional_text_schema, text_schema},
     fresh_id,
     problems::uncovered,
@@ -168,7 +168,10 @@ pub(super) async fn furnish(desk: &mut Desk<'_>) -> Outcome<()> {
 /// The party of the path, if it is the caller's.
 async fn asked_for(call: &mut Call<'_>) -> Outcome<Option<Row>> {
     let instance = caller(call).instance;
-    let Some(id) = exact_id(call.segment("id")) else { return Ok(None) };
+    let id = call.segment("id").to_owned();
+    if !is_id(&id) {
+        return Ok(None);
+    }
     Ok(call.desk.find(PARTY, &id).await?.filter(|row| row.owner == instance))
 }
 
