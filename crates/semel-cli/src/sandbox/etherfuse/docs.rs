@@ -207,6 +207,7 @@ fn authorization() -> Vec<(&'static str, bool, Value, &'static str)> {
     vec![("Authorization", true, json!({ "type": "string" }), "The API key, without a scheme before it")]
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "written in place, it reads better")]
 fn object(required: &[&str], properties: Value) -> Value {
     json!({ "type": "object", "required": required, "properties": properties })
 }

@@ -142,7 +142,7 @@ fn owner(call: &Call<'_>) -> Option<&'static str> {
 /// Why a handler stopped early.
 enum Stop {
     /// With this answer, which is not a success.
-    Answer(Response<Bytes>),
+    Answer(Box<Response<Bytes>>),
     /// Because something is broken.
     Broken(BoxError),
 }
@@ -157,13 +157,14 @@ type Step<T = Response<Bytes>> = Result<T, Stop>;
 
 fn outcome(step: Step) -> Outcome {
     match step {
-        Ok(response) | Err(Stop::Answer(response)) => Ok(response),
+        Ok(response) => Ok(response),
+        Err(Stop::Answer(response)) => Ok(*response),
         Err(Stop::Broken(error)) => Err(error),
     }
 }
 
 fn refuse(status: StatusCode, error: &str) -> Stop {
-    Stop::Answer(api::json(status, &json!({ "error": error })))
+    Stop::Answer(Box::new(api::json(status, &json!({ "error": error }))))
 }
 
 /// What exists is in `Location`, and which of the conflicts it is in `Idempotency-Problem`: the texts are for people, and
@@ -173,7 +174,7 @@ fn conflict(text: &str, code: &str, location: Option<String>) -> Stop {
     if let Some(location) = location {
         response = api::with(response, "location", &location);
     }
-    Stop::Answer(response)
+    Stop::Answer(Box::new(response))
 }
 
 /// The conflict of an id that is taken.
