@@ -21,7 +21,11 @@ pub(crate) const SPACE: &str = "/_sandbox/";
 pub(crate) const CALLS: [(&str, &str, &str); 9] = [
     ("POST", "/_sandbox/reset", "everything as at first start: no records, no faults, the clock at now"),
     ("POST", "/_sandbox/clock", r#"{"advance_ms": 86401000} moves the clock forward"#),
-    ("POST", "/_sandbox/faults", r#"{"vendor", "op", "kind", "times"?, "ms"?} breaks the next requests for one operation"#),
+    (
+        "POST",
+        "/_sandbox/faults",
+        r#"{"vendor", "op", "kind", "times"?, "ms"?} breaks the next requests for one operation"#,
+    ),
     ("DELETE", "/_sandbox/faults", "forgets the faults that wait"),
     ("GET", "/_sandbox/fixtures", "keys and ids of every vendor"),
     ("POST", "/_sandbox/fixtures", r#"{"vendor", "set": {…}} changes fixtures and settings"#),

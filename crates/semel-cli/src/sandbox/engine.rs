@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::BodyExt as _;
 use parking_lot::RwLock;
 use percent_encoding::percent_decode_str;
@@ -207,8 +207,7 @@ impl<DB: Shelf> Engine<DB> {
         match fault {
             Some(Fault::DropBefore) => return Told::Cut,
             Some(Fault::StatusBefore(status)) => return Told::Reply(stand.trouble(status)),
-            None
-            | Some(Fault::DropAfter | Fault::StatusAfter(_) | Fault::Delay(_) | Fault::Stall) => {}
+            None | Some(Fault::DropAfter | Fault::StatusAfter(_) | Fault::Delay(_) | Fault::Stall) => {}
         }
         let engine = Arc::clone(self);
         let running = self.running.spawn(async move { engine.execute(place, request).await });
@@ -226,18 +225,22 @@ impl<DB: Shelf> Engine<DB> {
         }
     }
 
-    async fn execute(self: Arc<Self>, place: Place, request: Request<Bytes>) -> Response<Bytes> {
+    async fn execute(self: Arc<Self>, place: Place, mut request: Request<Bytes>) -> Response<Bytes> {
         let _open = Arc::clone(&self.gate).read_owned().await;
         let rules = self.stands[place.stand].rules();
         let vendor = self.stands[place.stand].vendor;
-        match self.admit(place, &rules, &request).await {
-            Ok(None) => {}
-            Ok(Some(refused)) => return refused,
+        vendor.recognise(request.headers_mut());
+        let noted = match self.admit(place, &rules, &request).await {
+            Ok((None, noted)) => noted,
+            Ok((Some(mut refused), noted)) => {
+                refused.headers_mut().extend(noted);
+                return refused;
+            }
             Err(error) => {
                 tracing::error!(target: "semel::sandbox", vendor = vendor.name(), error, "a request was not admitted");
                 return vendor.trouble(StatusCode::SERVICE_UNAVAILABLE);
             }
-        }
+        };
         let engine = Arc::clone(&self);
         let settings = rules.settings.clone();
         let request = request.map(http_body_util::Full::new);
@@ -253,22 +256,24 @@ impl<DB: Shelf> Engine<DB> {
                     let path = variables(operation.path, &normalise_path(request.uri().path()));
                     let path = path.expect("the operation was found by this path");
                     let desk = engine.desk(stand.vendor, books, &settings);
-                    (operation.run)(&mut Call { desk, request, path }).await
+                    (operation.run)(&mut Call { desk, request, path, noted: HeaderMap::new() }).await
                 })
             })
             .await;
         let (head, content) = response.into_parts();
         let content = content.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        in_its_words(vendor, Response::from_parts(head, content))
+        let mut response = in_its_words(vendor, Response::from_parts(head, content));
+        response.headers_mut().extend(noted);
+        response
     }
 
-    /// Asks the vendor whether it looks at the request at all.
+    /// Asks the vendor whether it looks at the request at all, and for header fields of the response.
     async fn admit(
         &self,
         place: Place,
         rules: &Rules<DB>,
         request: &Request<Bytes>,
-    ) -> Result<Option<Response<Bytes>>, String> {
+    ) -> Result<(Option<Response<Bytes>>, HeaderMap), String> {
         let stand = &self.stands[place.stand];
         let admitting = async {
             let mut tx = self.pool.begin_with(DB::BEGIN).await?;
@@ -276,27 +281,21 @@ impl<DB: Shelf> Engine<DB> {
             let path = variables(stand.operations[place.operation].path, &normalise_path(request.uri().path()));
             let path = path.expect("the operation was found by this path");
             let desk = self.desk(stand.vendor, &mut *tx, &rules.settings);
-            let refused = stand.vendor.admit(&mut Call { desk, request, path }).await?;
+            let mut call = Call { desk, request, path, noted: HeaderMap::new() };
+            let refused = stand.vendor.admit(&mut call).await?;
+            let noted = call.noted;
             tx.commit().await?;
-            Outcome::Ok(refused)
+            Outcome::Ok((refused, noted))
         };
         admitting.await.map_err(|error| error.to_string())
     }
 
-    fn desk<'t>(
-        &self,
-        vendor: &'static dyn Vendor,
-        books: &'t mut dyn Books,
-        settings: &'t Settings,
-    ) -> Desk<'t> {
+    fn desk<'t>(&self, vendor: &'static dyn Vendor, books: &'t mut dyn Books, settings: &'t Settings) -> Desk<'t> {
         Desk { vendor: vendor.name(), books, settings, now_ms: self.clock.now_ms(), naive: self.naive }
     }
 
     /// Reads from the books of all vendors at one moment.
-    pub(crate) async fn read<T>(
-        &self,
-        read: impl AsyncFnOnce(&mut DB::Connection) -> Outcome<T>,
-    ) -> Outcome<T> {
+    pub(crate) async fn read<T>(&self, read: impl AsyncFnOnce(&mut DB::Connection) -> Outcome<T>) -> Outcome<T> {
         let _alone = self.gate.write().await;
         let mut tx = self.pool.begin_with(DB::BEGIN).await?;
         let said = read(&mut *tx).await?;
@@ -416,9 +415,9 @@ impl<DB: Shelf> Stand<DB> {
     }
 
     fn holds(&self, path: &str) -> bool {
-        self.spaces.iter().any(|space| {
-            path.strip_prefix(space).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        self.spaces
+            .iter()
+            .any(|space| path.strip_prefix(space).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 
     /// An error of this vendor, complete.
@@ -430,6 +429,7 @@ impl<DB: Shelf> Stand<DB> {
 
     fn dress(&self, response: &mut Response<Bytes>) {
         self.vendor.dress(&self.rules().settings, response.headers_mut());
+        self.vendor.finish(response);
     }
 }
 

@@ -91,7 +91,8 @@ pub(crate) async fn open_folder(folder: &Path) -> anyhow::Result<Opened<Sqlite>>
 fn lock_folder(folder: &Path) -> anyhow::Result<File> {
     let path: PathBuf = folder.join("lock");
     let about = || format!("cannot use {}", path.display());
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(about)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).with_context(about)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {

@@ -1,0 +1,1 @@
+//! Yonne in the sandbox.
