@@ -740,7 +740,7 @@ for_each!(sqlite, postgres => async fn exchange_1_what_can_be_quoted(sandbox: Sa
 });
 
 /// Whatever is sent, it is answered with a documented error, and nothing is made.
-const HOSTILE: [&str; 14] = [
+const HOSTILE: [&str; 13] = [
     "null",
     "true",
     "0",
@@ -754,7 +754,6 @@ const HOSTILE: [&str; 14] = [
     "[]",
     "{}",
     "[[[[[[[[{}]]]]]]]]",
-    "\"00000000-0000-0000-0000-000000000000\"",
 ];
 
 for_each!(sqlite, postgres, gateway => async fn q11_no_content_is_too_odd(sandbox: Sandbox) {
@@ -771,8 +770,14 @@ for_each!(sqlite, postgres, gateway => async fn q11_no_content_is_too_odd(sandbo
     ];
     let before = api.sandbox.records().await;
     for (path, good) in &whole {
+        for media in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("")] {
+            let sent = api.posting(path, good).without("Content-Type");
+            let told = api.sandbox.send(&media.into_iter().fold(sent, |sent, media| sent.header("Content-Type", media))).await;
+            assert_eq!(told.status, 400, "{path} as {media:?}: {told:?}");
+            assert_eq!(told.json()["error"], "Content-Type must be application/json");
+        }
         let mut contents: Vec<Vec<u8>> = HOSTILE.iter().map(|odd| odd.as_bytes().to_vec()).collect();
-        contents.extend([b"".to_vec(), b"{".to_vec(), vec![0xff, 0xfe], b"{\"a\":1}{}".to_vec(), [b"["; 5000].concat()]);
+        contents.extend([b"".to_vec(), b"{".to_vec(), vec![0xff, 0xfe], b"{\"a\":1}{}".to_vec(), vec![b'['; 5000]]);
         let members = good.as_object().unwrap();
         for name in members.keys() {
             for odd in HOSTILE {
@@ -793,15 +798,10 @@ for_each!(sqlite, postgres, gateway => async fn q11_no_content_is_too_odd(sandbo
                 assert!(told.json()["error"].is_string(), "{path} {shown}: {told:?}");
             }
         }
-        for media in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("")] {
-            let sent = api.posting(path, good).without("Content-Type");
-            let told = api.sandbox.send(&media.into_iter().fold(sent, |sent, media| sent.header("Content-Type", media))).await;
-            assert_eq!(told.status, 400, "{path} as {media:?}: {told:?}");
-            assert_eq!(told.json()["error"], "Content-Type must be application/json");
-        }
-        // What is left is what a client could mean: another spelling of a text, an id left out.
-        let made: Vec<Value> = api.sandbox.records().await.into_iter().filter(|record| !before.contains(record)).collect();
-        assert!(made.iter().all(|record| record["kind"] != "order"), "{path}: {made:?}");
+        // Not a quote and not an order of these is one that a client could mean. Names can be anything.
+        let mut made = api.sandbox.records().await;
+        made.retain(|record| !before.contains(record) && (record["kind"] == "order" || record["kind"] == "quote"));
+        assert_eq!(made, [] as [Value; 0], "{path}");
     }
     for odd in ["%00", "%2e%2e", "%f0%9f%98%80", "x".repeat(3000).as_str(), "%22", "fiat_received"] {
         assert_eq!(api.get(&address(odd)).await.status, 404, "{odd}");
