@@ -2,6 +2,8 @@
 //!
 //! `gateway` is the naive copy, which has no unique ids at all, behind `semel serve --preset etherfuse`.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics says what failed")]
+
 use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
@@ -97,7 +99,7 @@ impl Api {
         match sent.status {
             409 => {
                 let found = self.get(&address(&order_id)).await;
-                if found.status == 200 { Ok(content(&found)) } else { Err(format!("{}", sent.text())) }
+                if found.status == 200 { Ok(content(&found)) } else { Err(sent.text().to_owned()) }
             }
             200..=299 => Ok(content(&sent)),
             status => Err(format!("Create failed: {status}")),
@@ -585,6 +587,9 @@ for_each!(sqlite, postgres => async fn q13_two_keys_of_one_organisation_are_one_
     check_ok(&api.post(ORDER, &asked).await);
     api.key = api.fixture("api_key_rotated");
     check_conflict(&api.post(ORDER, &asked).await, ORDER_EXISTS, "resource-exists");
+    let mut other = api.order("120").await;
+    other["orderId"] = asked["orderId"].clone();
+    check_conflict(&api.post(ORDER, &other).await, ORDER_EXISTS, "resource-id-reused");
     check_conflict(&api.post(ORDER, &api.order("100").await).await, PENDING_EXISTS, "guard-held");
     check_ok(&api.get(&order_of(&asked)).await);
     assert_eq!(api.orders().await.len(), 1);
