@@ -133,8 +133,8 @@ for_each!(sqlite, postgres => async fn e19_exchange_4_a_retry_after_a_time_out_i
     assert_eq!(counts(&sandbox).await, (1, 0));
 });
 
-/// Behind the gateway nobody knows what became of an enquiry whose connection broke, so it is not told as a conflict
-/// ("you already have it", E17), and not sent again.
+// Behind the gateway nobody knows what became of an enquiry whose connection broke, so it is not told as a conflict
+// ("you already have it", E17), and not sent again.
 for_each!(gateway => async fn e17_e19_exchange_4_what_may_be_lost_is_never_sent_twice(sandbox: Sandbox) {
     for (key, kind, landed) in [("a", "drop_after", 1), ("b", "drop_before", 1)] {
         sandbox.fault(ENQUIRE, kind, 1).await;
@@ -244,14 +244,6 @@ for_each!(sqlite, postgres => async fn e20_q26_the_window_is_a_setting(sandbox: 
     assert_repeats(&enquire(&sandbox, K1, E).await, &first);
     sandbox.advance(5_001).await;
     made(&enquire(&sandbox, K1, E_OF_AL).await);
-});
-
-/// Q17: the window that the API leaves open is published where this preset stands in front of it.
-for_each!(gateway => async fn e20_q17_q26_the_window_and_the_routes_are_published(sandbox: Sandbox) {
-    let published = json(&sandbox.send(&get("/.well-known/idempotency")).await);
-    let text = published.to_string();
-    assert!(text.contains(ENQUIRIES) && text.contains(CONSENT), "{text}");
-    assert!(text.contains("86400"), "{text}");
 });
 
 for_each!(sqlite, postgres, gateway => async fn e22_exchange_12_a_get_needs_no_key_and_ignores_one(sandbox: Sandbox) {
@@ -369,8 +361,8 @@ for_each!(sqlite, postgres => async fn e15_e16_e18_e21_one_key_per_submission_ho
     assert_eq!((&json(&first)["id"], &json(&second)["id"]), (&records[0]["id"], &records[1]["id"]));
 });
 
-/// Q12: the sample of S2 makes its key when the module is loaded. The second thing that such a page submits is not
-/// silently taken for the first: it is a conflict, and the client sees that nothing was recorded.
+// Q12: the sample of S2 makes its key when the module is loaded. The second thing that such a page submits is not
+// silently taken for the first: it is a conflict, and the client sees that nothing was recorded.
 for_each!(sqlite, postgres, gateway => async fn e15_q12_a_key_made_once_per_page_is_found_out_at_the_second_submission(sandbox: Sandbox) {
     let key_of_the_page = K1;
     made(&submit(&sandbox, key_of_the_page, E).await);
