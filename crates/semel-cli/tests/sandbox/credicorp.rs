@@ -321,7 +321,9 @@ for_each!(sqlite, postgres, gateway => async fn q20_a_replay_has_status_fields_a
     // The time of the record is that of the first: a replay is not made again.
     assert_repeats(&repeat, &first);
     assert!(repeat.header("credicorp-request-id").is_some_and(|id| id.starts_with("req_")), "{repeat:?}");
-    assert_ne!(repeat.header("ratelimit-remaining"), Some("59"), "that is no longer so");
+    let left = |response: &Response| response.header("ratelimit-remaining").map(str::to_owned);
+    assert!(left(&first).is_some());
+    assert_ne!(left(&repeat), left(&first), "that is no longer so");
 });
 
 for_each!(sqlite, postgres, gateway => async fn q25_one_uuid_is_one_key_however_it_is_spelt(sandbox: Sandbox) {
