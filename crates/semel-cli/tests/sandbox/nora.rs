@@ -222,8 +222,10 @@ for_each!(sqlite, postgres => async fn e48_exchange_10_a_retry_past_the_window_i
     let fresh = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&json(&first)), id_of(&fresh)]);
     sandbox.set(json!({ "ttl_ms": 60_000 })).await;
+    let short = create(&sandbox, ONRAMP, Some(U2), &onramp()).await;
+    assert_replay(&short, &create(&sandbox, ONRAMP, Some(U2), &onramp()).await);
     sandbox.advance(60_001).await;
-    assert_ne!(created(&sandbox, ONRAMP, Some(U1), &onramp()).await["id"], fresh["id"]);
+    assert_ne!(created(&sandbox, ONRAMP, Some(U2), &onramp()).await["id"], json(&short)["id"]);
 });
 
 for_each!(sqlite, postgres => async fn e43_q21_a_recovery_past_the_window_is_refused_when_told_to_be_strict(sandbox: Sandbox) {

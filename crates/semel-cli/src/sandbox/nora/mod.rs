@@ -99,7 +99,7 @@ impl Vendor for Nora {
                 name: "ttl_ms",
                 default: 86_400_000.into(),
                 mark: Mark::Chosen,
-                about: "How long a reply is replayed, in milliseconds from its completion; finite says the seed",
+                about: "How long a reply is replayed, in milliseconds from its completion, for what completes from now on",
                 takes: Takes::Whole(60_000, 31_536_000_000),
             },
             Setting {
@@ -224,15 +224,12 @@ impl Vendor for Nora {
     }
 
     async fn admit(&self, call: &mut Call<'_>) -> Outcome<Option<Response<Bytes>>> {
-        let refusal = match known(call.request.headers()) {
-            Some(_) => None,
-            None => {
-                let message = "send one X-API-Key that is known in this environment";
-                let family = Family::of(call.request.uri().path());
-                Some(family.error(StatusCode::UNAUTHORIZED, "unauthorized", message))
-            }
-        };
-        Ok(refusal)
+        if known(call.request.headers()).is_some() {
+            return Ok(None);
+        }
+        let family = Family::of(call.request.uri().path());
+        let message = "send one X-API-Key that is known in this environment";
+        Ok(Some(family.error(StatusCode::UNAUTHORIZED, "unauthorized", message)))
     }
 
     fn trouble(&self, status: StatusCode) -> Response<Bytes> {
