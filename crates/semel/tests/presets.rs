@@ -164,6 +164,37 @@ async fn e14_e19_e20_e23_credicorp_returns_the_original_per_endpoint_and_refuses
     assert_eq!(api.created(), 2);
 }
 
+/// E17: readers take a 409 for "you already have it", so only what exists, or is about to, is told as one.
+#[tokio::test(start_paused = true)]
+async fn e17_q15_credicorp_says_409_only_of_what_exists_or_is_being_made() {
+    let api = Api::new(Preset::Credicorp);
+    let enquiry = |key| {
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        request("POST", "/public/v1/enquiries", &headers, r#"{"name":"Jo"}"#)
+    };
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        Response::builder().status(201).body(Body::full("made")).unwrap()
+    };
+    // The retry waits its ten seconds, is told that the first still runs, and repeats.
+    let retry = async {
+        let told = api.world.send(enquiry("k"), slow).await;
+        assert_eq!((told.status.as_u16(), told.header("idempotency-problem")), (409, Some("in-flight")));
+        assert!(text(&told).contains(r#""code":"request_in_progress""#), "{told:?}");
+        assert!(told.header("retry-after").is_some());
+        api.world.send(enquiry("k"), slow).await
+    };
+    let (first, second) = tokio::join!(api.world.send(enquiry("k"), slow), retry);
+    assert_eq!((second.status.as_u16(), text(&second)), (201, text(&first)));
+    assert_eq!(second.header("idempotency-replayed"), Some("true"));
+    // Nobody knows whether this one exists.
+    api.world.send(enquiry("lost"), answers(500, "{}")).await;
+    let told = api.world.send(enquiry("lost"), slow).await;
+    assert_eq!((told.status.as_u16(), told.header("idempotency-problem")), (500, Some("outcome-unknown")));
+    assert!(text(&told).contains(r#""code":"outcome_unknown""#), "{told:?}");
+    assert_eq!(api.world.effects(), 2);
+}
+
 #[tokio::test]
 async fn e35_e36_e43_e45_e49_nora_replays_per_endpoint_with_the_original_status() {
     let api = Api::new(Preset::Nora);

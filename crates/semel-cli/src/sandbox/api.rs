@@ -50,6 +50,10 @@ pub(crate) trait Vendor: Send + Sync {
     /// Changes a fixture that is not a setting. The inner error is for whoever asked, and says what would be right.
     async fn set(&self, desk: &mut Desk<'_>, name: &str, value: &Value) -> Outcome<Result<(), String>>;
 
+    /// Writes who asks into the header field that the policy's principal reads, where one caller can say it in several
+    /// ways (another header field, another key). Runs before everything else, and overrules what the client sent.
+    fn recognise(&self, _headers: &mut http::HeaderMap) {}
+
     /// Refuses a request before anything else looks at it (no such credential, too many requests), because a replay does
     /// not reach the handler. Runs in a transaction of its own, which is committed.
     async fn admit(&self, _call: &mut Call<'_>) -> Outcome<Option<Response<Bytes>>> {
@@ -61,6 +65,9 @@ pub(crate) trait Vendor: Send + Sync {
 
     /// Adds the header fields that are on every response of this API.
     fn dress(&self, _settings: &Settings, _headers: &mut http::HeaderMap) {}
+
+    /// The last that is done to a response, whoever made it: a handler, a replay, a refusal of the policy, a fault.
+    fn finish(&self, _response: &mut Response<Bytes>) {}
 }
 
 /// What the index page says of a vendor.
@@ -92,6 +99,7 @@ pub(crate) struct Operation {
 }
 
 /// One response that an operation can give.
+#[derive(Clone, Debug)]
 pub(crate) struct ReplyDoc {
     /// Its status. There can be several of one status.
     pub(crate) status: u16,
@@ -273,6 +281,8 @@ pub(crate) struct Call<'t> {
     pub(crate) request: &'t Request<Bytes>,
     /// What the variables of the path template stand for, percent-decoded.
     pub(crate) path: BTreeMap<&'static str, String>,
+    /// Header fields that [`Vendor::admit`] wants on the response, whoever makes it. Nothing else reads it.
+    pub(crate) noted: http::HeaderMap,
 }
 
 impl Call<'_> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::BodyExt as _;
 use parking_lot::RwLock;
 use percent_encoding::percent_decode_str;
@@ -225,18 +225,22 @@ impl<DB: Shelf> Engine<DB> {
         }
     }
 
-    async fn execute(self: Arc<Self>, place: Place, request: Request<Bytes>) -> Response<Bytes> {
+    async fn execute(self: Arc<Self>, place: Place, mut request: Request<Bytes>) -> Response<Bytes> {
         let _open = Arc::clone(&self.gate).read_owned().await;
         let rules = self.stands[place.stand].rules();
         let vendor = self.stands[place.stand].vendor;
-        match self.admit(place, &rules, &request).await {
-            Ok(None) => {}
-            Ok(Some(refused)) => return refused,
+        vendor.recognise(request.headers_mut());
+        let noted = match self.admit(place, &rules, &request).await {
+            Ok((None, noted)) => noted,
+            Ok((Some(mut refused), noted)) => {
+                refused.headers_mut().extend(noted);
+                return refused;
+            }
             Err(error) => {
                 tracing::error!(target: "semel::sandbox", vendor = vendor.name(), error, "a request was not admitted");
                 return vendor.trouble(StatusCode::SERVICE_UNAVAILABLE);
             }
-        }
+        };
         let engine = Arc::clone(&self);
         let settings = rules.settings.clone();
         let request = request.map(http_body_util::Full::new);
@@ -252,22 +256,24 @@ impl<DB: Shelf> Engine<DB> {
                     let path = variables(operation.path, &normalise_path(request.uri().path()));
                     let path = path.expect("the operation was found by this path");
                     let desk = engine.desk(stand.vendor, books, &settings);
-                    (operation.run)(&mut Call { desk, request, path }).await
+                    (operation.run)(&mut Call { desk, request, path, noted: HeaderMap::new() }).await
                 })
             })
             .await;
         let (head, content) = response.into_parts();
         let content = content.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        in_its_words(vendor, Response::from_parts(head, content))
+        let mut response = in_its_words(vendor, Response::from_parts(head, content));
+        response.headers_mut().extend(noted);
+        response
     }
 
-    /// Asks the vendor whether it looks at the request at all.
+    /// Asks the vendor whether it looks at the request at all, and for header fields of the response.
     async fn admit(
         &self,
         place: Place,
         rules: &Rules<DB>,
         request: &Request<Bytes>,
-    ) -> Result<Option<Response<Bytes>>, String> {
+    ) -> Result<(Option<Response<Bytes>>, HeaderMap), String> {
         let stand = &self.stands[place.stand];
         let admitting = async {
             let mut tx = self.pool.begin_with(DB::BEGIN).await?;
@@ -275,9 +281,11 @@ impl<DB: Shelf> Engine<DB> {
             let path = variables(stand.operations[place.operation].path, &normalise_path(request.uri().path()));
             let path = path.expect("the operation was found by this path");
             let desk = self.desk(stand.vendor, &mut *tx, &rules.settings);
-            let refused = stand.vendor.admit(&mut Call { desk, request, path }).await?;
+            let mut call = Call { desk, request, path, noted: HeaderMap::new() };
+            let refused = stand.vendor.admit(&mut call).await?;
+            let noted = call.noted;
             tx.commit().await?;
-            Outcome::Ok(refused)
+            Outcome::Ok((refused, noted))
         };
         admitting.await.map_err(|error| error.to_string())
     }
@@ -421,6 +429,7 @@ impl<DB: Shelf> Stand<DB> {
 
     fn dress(&self, response: &mut Response<Bytes>) {
         self.vendor.dress(&self.rules().settings, response.headers_mut());
+        self.vendor.finish(response);
     }
 }
 
