@@ -214,6 +214,18 @@ for_each!(sqlite, postgres, gateway => async fn e46_q23_exchange_9_a_key_belongs
     assert_ne!(first["instanceId"], live["instanceId"]);
 });
 
+for_each!(sqlite, postgres => async fn q23_a_retry_survives_a_rotated_api_key_where_keys_are_the_instance_s(sandbox: Sandbox) {
+    sandbox.set(json!({ "key_scope": "instance" })).await;
+    let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
+    assert_replay(&first, &sandbox.send(&posting("sk_test_a2", ONRAMP, Some(U1), &onramp())).await);
+    // Another instance is another caller, whatever it says.
+    let foreign = posting("sk_live_a", ONRAMP, Some(U1), &onramp());
+    let instance = json(&first)["instanceId"].as_str().expect("an id").to_owned();
+    let foreign = sandbox.send(&foreign.header("X-Sandbox-Instance", instance)).await;
+    assert_eq!(foreign.status, 201, "{foreign:?}");
+    assert_eq!(ids(&sandbox, "intent").await, [id_of(&json(&first)), id_of(&json(&foreign))]);
+});
+
 for_each!(sqlite, postgres => async fn e48_exchange_10_a_retry_past_the_window_is_a_fresh_operation(sandbox: Sandbox) {
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     sandbox.advance(DAY_MS - 60_000).await;
