@@ -70,7 +70,7 @@ pub(super) async fn wallet(call: &mut Call<'_>) -> Outcome {
 pub(super) async fn quote(call: &mut Call<'_>) -> Outcome {
     let account = account(call);
     let pickup = Pickup::of(&mut call.desk).await?;
-    let members = if call.request.method() == Method::GET { Ok(query(call)) } else { content(call) };
+    let members = if call.request.method() == Method::POST { content(call) } else { Ok(query(call)) };
     let trip = match members
         .map_err(|why| Refusal::missing_coordinates(Some(&why)))
         .and_then(|members| Trip::read(&members, pickup.as_ref(), From::Merchant))
