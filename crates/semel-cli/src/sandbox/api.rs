@@ -3,7 +3,7 @@
 //! A handler runs inside one transaction of the database: what it writes and the idempotency record commit together, or
 //! neither does. A response that is not 2xx undoes what was written, unless the vendor's policy keeps such a reply.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{collections::BTreeMap, net::IpAddr, pin::Pin};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -11,7 +11,10 @@ use semel::BoxError;
 use semel_core::policy::PolicyDocument;
 use serde_json::{Map, Value};
 
-use super::books::{Books, New, Row};
+use super::{
+    books::{Books, New, Row},
+    engine::Peer,
+};
 
 /// What a handler says. An `Err` is a broken machine or program: undone, or tried again where the database asks for that.
 /// Hand database errors on with `?`.
@@ -62,6 +65,9 @@ pub(crate) trait Vendor: Send + Sync {
 
     /// Adds the header fields that are on every response of this API.
     fn dress(&self, _settings: &Settings, _headers: &mut http::HeaderMap) {}
+
+    /// The last that is done to a response, whoever made it: a handler, a replay, a refusal of the policy, a fault.
+    fn finish(&self, _response: &mut Response<Bytes>) {}
 }
 
 /// What the index page says of a vendor.
@@ -93,6 +99,7 @@ pub(crate) struct Operation {
 }
 
 /// One response that an operation can give.
+#[derive(Clone, Debug)]
 pub(crate) struct ReplyDoc {
     /// Its status. There can be several of one status.
     pub(crate) status: u16,
@@ -139,6 +146,17 @@ pub(crate) enum Takes {
     Switch,
     /// A whole number from the first to the second.
     Whole(u64, u64),
+}
+
+impl Takes {
+    /// That in words.
+    pub(crate) fn words(self) -> String {
+        match self {
+            Takes::OneOf(texts) => format!("one of \"{}\"", texts.join("\", \"")),
+            Takes::Switch => "true or false".to_owned(),
+            Takes::Whole(from, to) => format!("a whole number from {from} to {to}"),
+        }
+    }
 }
 
 /// The values of a vendor's settings now.
@@ -263,6 +281,8 @@ pub(crate) struct Call<'t> {
     pub(crate) request: &'t Request<Bytes>,
     /// What the variables of the path template stand for, percent-decoded.
     pub(crate) path: BTreeMap<&'static str, String>,
+    /// Header fields that [`Vendor::admit`] wants on the response, whoever makes it. Nothing else reads it.
+    pub(crate) noted: http::HeaderMap,
 }
 
 impl Call<'_> {
@@ -274,6 +294,11 @@ impl Call<'_> {
     /// A header field that is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.request.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The address of the client, or of the last proxy before the sandbox.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.request.extensions().get::<Peer>().expect("the listener says who is there").0.ip()
     }
 
     /// The idempotency key as the client sent it, for the ledger.

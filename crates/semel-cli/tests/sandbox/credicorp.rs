@@ -1,0 +1,1 @@
+//! Credicorp in the sandbox.

@@ -1,0 +1,1 @@
+//! Etherfuse in the sandbox.

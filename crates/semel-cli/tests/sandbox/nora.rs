@@ -1,0 +1,1 @@
+//! Nora in the sandbox.
