@@ -635,15 +635,18 @@ for_each!(sqlite, postgres => async fn e24_e30_q27_whatever_breaks_there_is_at_m
 });
 
 for_each!(gateway => async fn e30_q27_an_outcome_that_nobody_knows_is_said_to_be_unknown(sandbox: Sandbox) {
-    sandbox.fault(CREATE_OP, "drop_after", 1).await;
-    let first = sandbox.send(&create(&attempt(1), &payload())).await;
-    assert_eq!(first.status / 100, 5, "{first:?}");
-    assert_orders(&sandbox, 1).await;
-    // The naive order was made and its reply is lost: sending it again would make a second.
-    let again = sandbox.send(&create(&attempt(2), &payload())).await;
-    assert_error(&again, 409, "Outcome unknown");
-    assert_eq!(json(&again)["code"], "outcome-unknown");
-    assert_orders(&sandbox, 1).await;
+    for (n, kind) in ["drop_after", "status_after:500"].into_iter().enumerate() {
+        sandbox.fault(CREATE_OP, kind, 1).await;
+        let key = |attempt: u32| format!("order-{n}-attempt-{attempt}");
+        let first = sandbox.send(&create(&key(1), &payload())).await;
+        assert_eq!(first.status / 100, 5, "{kind}: {first:?}");
+        assert_orders(&sandbox, n + 1).await;
+        // The naive origin made the order and its reply is lost: sending it again would make a second.
+        let again = sandbox.send(&create(&key(2), &payload())).await;
+        assert_error(&again, 409, "Outcome unknown");
+        assert_eq!(json(&again)["code"], "outcome-unknown", "{kind}");
+        assert_orders(&sandbox, n + 1).await;
+    }
 });
 
 for_each!(sqlite, postgres => async fn e31_e33_bad_input_is_refused_with_its_reason_and_does_nothing(sandbox: Sandbox) {
