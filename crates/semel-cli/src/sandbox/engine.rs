@@ -226,10 +226,11 @@ impl<DB: Shelf> Engine<DB> {
         }
     }
 
-    async fn execute(self: Arc<Self>, place: Place, request: Request<Bytes>) -> Response<Bytes> {
+    async fn execute(self: Arc<Self>, place: Place, mut request: Request<Bytes>) -> Response<Bytes> {
         let _open = Arc::clone(&self.gate).read_owned().await;
         let rules = self.stands[place.stand].rules();
         let vendor = self.stands[place.stand].vendor;
+        vendor.recognise(request.headers_mut());
         let noted = match self.admit(place, &rules, &request).await {
             Ok((None, noted)) => noted,
             Ok((Some(mut refused), noted)) => {

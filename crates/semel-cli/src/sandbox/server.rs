@@ -162,7 +162,9 @@ async fn told<DB: Shelf>(
     let (mut head, content) = request.into_parts();
     let path = head.uri.path();
     if path == "/" && [Method::GET, Method::HEAD].contains(&head.method) {
-        return Told::Reply(index::page(engine, address).await);
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let base = host.map_or_else(|| format!("http://{address}"), |host| format!("http://{host}"));
+        return Told::Reply(index::page(engine, &base).await);
     }
     let is_control = path.starts_with(control::SPACE);
     let place = if is_control {
