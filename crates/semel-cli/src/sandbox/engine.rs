@@ -200,9 +200,8 @@ impl<DB: Shelf> Engine<DB> {
     }
 
     /// Answers a request. It runs to its end even if nobody waits for it.
-    pub(crate) async fn answer(self: &Arc<Self>, place: Place, mut request: Request<Bytes>) -> Told {
+    pub(crate) async fn answer(self: &Arc<Self>, place: Place, request: Request<Bytes>) -> Told {
         let stand = &self.stands[place.stand];
-        stand.vendor.recognise(request.headers_mut());
         let operation = &stand.operations[place.operation];
         let fault = self.faults.take(stand.vendor.name(), format!("{} {}", operation.method, operation.path));
         match fault {
