@@ -11,6 +11,7 @@ use crate::config::{
 
 mod config;
 mod demo;
+mod sandbox;
 mod serve;
 
 /// Everything went as it should.
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Serve(Box<Serve>),
     Demo(demo::Args),
+    Sandbox(Box<sandbox::Args>),
     /// The naive API of the demo.
     #[command(hide = true)]
     DemoOrigin(demo::origin::Args),
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve(*flags),
         Command::Demo(args) => demo::run(&args),
         Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
+        Command::Sandbox(args) => sandbox::run(&args).map(|finished| if finished { SUCCESS } else { FAILURE }),
         Command::Config(command) => config(command),
     };
     match outcome {

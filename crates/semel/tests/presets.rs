@@ -164,8 +164,39 @@ async fn e14_e19_e20_e23_credicorp_returns_the_original_per_endpoint_and_refuses
     assert_eq!(api.created(), 2);
 }
 
+/// E17: readers take a 409 for "you already have it", so only what exists, or is about to, is told as one.
+#[tokio::test(start_paused = true)]
+async fn e17_q15_credicorp_says_409_only_of_what_exists_or_is_being_made() {
+    let api = Api::new(Preset::Credicorp);
+    let enquiry = |key| {
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        request("POST", "/public/v1/enquiries", &headers, r#"{"name":"Jo"}"#)
+    };
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        Response::builder().status(201).body(Body::full("made")).unwrap()
+    };
+    // The retry waits its ten seconds, is told that the first still runs, and repeats.
+    let retry = async {
+        let told = api.world.send(enquiry("k"), slow).await;
+        assert_eq!((told.status.as_u16(), told.header("idempotency-problem")), (409, Some("in-flight")));
+        assert!(text(&told).contains(r#""code":"request_in_progress""#), "{told:?}");
+        assert!(told.header("retry-after").is_some());
+        api.world.send(enquiry("k"), slow).await
+    };
+    let (first, second) = tokio::join!(api.world.send(enquiry("k"), slow), retry);
+    assert_eq!((second.status.as_u16(), text(&second)), (201, text(&first)));
+    assert_eq!(second.header("idempotency-replayed"), Some("true"));
+    // Nobody knows whether this one exists.
+    api.world.send(enquiry("lost"), answers(500, "{}")).await;
+    let told = api.world.send(enquiry("lost"), slow).await;
+    assert_eq!((told.status.as_u16(), told.header("idempotency-problem")), (500, Some("outcome-unknown")));
+    assert!(text(&told).contains(r#""code":"outcome_unknown""#), "{told:?}");
+    assert_eq!(api.world.effects(), 2);
+}
+
 #[tokio::test]
-async fn e35_e36_e45_e49_nora_replays_per_endpoint_with_the_original_status() {
+async fn e35_e36_e43_e45_e49_nora_replays_per_endpoint_with_the_original_status() {
     let api = Api::new(Preset::Nora);
     let key = [("x-api-key", "sk_test_a"), ("idempotency-key", "5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11")];
     let upper = [("x-api-key", "sk_test_a"), ("idempotency-key", "5F1E8A52-7C1D-4E67-9A4D-7E5A1F0C2B11")];
@@ -173,6 +204,8 @@ async fn e35_e36_e45_e49_nora_replays_per_endpoint_with_the_original_status() {
     api.post("/v2/intents/onramp", &key, onramp).await;
     let replay = api.post("/v2/intents/onramp", &upper, onramp).await;
     assert_eq!((replay.status.as_u16(), text(&replay)), (201, r#"{"id":1}"#));
+    // E43: a client that writes the content anew after a crash still retries.
+    assert_eq!(text(&api.post("/v2/intents/onramp", &key, r#"{ "amountCents": 1e4 }"#).await), r#"{"id":1}"#);
     assert_eq!(text(&api.post("/v2/intents/offramp", &key, onramp).await), r#"{"id":2}"#);
     let other_caller = [("x-api-key", "sk_live_a"), key[1]];
     assert_eq!(text(&api.post("/v2/intents/onramp", &other_caller, onramp).await), r#"{"id":3}"#);
@@ -226,5 +259,9 @@ async fn e39_q24_n8_a_second_party_with_the_same_cpf_is_a_conflict() {
         let seen = api.post("/v2/parties", &key, content).await;
         assert_eq!((seen.status.as_u16(), text(&seen)), (409, r#"{"error":"Party with this cpf already exists"}"#));
     }
+    // Errors of parties have a shape of their own.
+    let seen = api.post("/v2/parties", &key, r#"{"cpf":12345678901,"displayName":"Ana"}"#).await;
+    assert_eq!(seen.status, 400);
+    assert!(text(&seen).starts_with(r#"{"error":"The member /cpf of the JSON content must be"#), "{seen:?}");
     assert_eq!(api.created(), 1);
 }

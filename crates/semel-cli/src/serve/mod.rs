@@ -43,7 +43,7 @@ use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy
 mod admin;
 mod authorize;
 mod descriptors;
-mod drain;
+pub(crate) mod drain;
 mod forward;
 mod framing;
 mod headers;
@@ -71,7 +71,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
-    log_to_stderr(&gateway)?;
+    log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let secret = semel::secret_in(&gateway.data)?;
     let (store, recovery) = open_store(&gateway)?;
@@ -88,15 +88,15 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     ended
 }
 
-fn log_to_stderr(gateway: &Gateway) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&gateway.log_filter).map_err(|error| {
-        ConfigError::new(format!("the log filter \"{}\" is not one ({error}); try info or debug", gateway.log_filter))
-    })?;
+/// Writes log lines to standard error from now on.
+pub(crate) fn log_to_stderr(form: LogForm, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| ConfigError::new(format!("the log filter \"{filter}\" is not one ({error}); try info or debug")))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match gateway.log {
+    match form {
         LogForm::Text => subscriber.init(),
         LogForm::Json => subscriber.json().flatten_event(true).init(),
     }

@@ -1,0 +1,11 @@
+//! The sandbox as a real process, on each database, and as a naive origin behind the gateway.
+
+mod harness;
+
+mod crash;
+mod credicorp;
+mod documents;
+mod etherfuse;
+mod nora;
+mod skeleton;
+mod yonne;
