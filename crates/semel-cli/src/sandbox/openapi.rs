@@ -71,8 +71,7 @@ fn describe<DB: Shelf>(stand: &Stand<DB>, operation: &Operation) -> Value {
         described["security"] = security.into();
     }
     if let Some(schema) = &operation.content {
-        described["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        described["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
     }
     described
 }

@@ -2,7 +2,9 @@
 
 mod harness;
 
+mod crash;
 mod credicorp;
+mod documents;
 mod etherfuse;
 mod nora;
 mod skeleton;

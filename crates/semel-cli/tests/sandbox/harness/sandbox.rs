@@ -184,9 +184,14 @@ impl Sandbox {
         self.process = process;
     }
 
-    /// How it was started.
-    pub(crate) fn args(&self) -> &[String] {
-        &self.args
+    /// What becomes of a second one on the same data.
+    pub(crate) async fn try_twin(&self) -> Result<(), String> {
+        Process::start(&self.args).await.map(drop)
+    }
+
+    /// Where the sandbox may keep files of a test.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Everything that it has printed.
