@@ -279,7 +279,7 @@ impl Exchange {
             }
         };
         match owner {
-            Some(owner) if holds(owner) => self.refuse_held(claimed, resource),
+            Some(owner) if holds(owner) => self.refuse_held(&claimed, resource),
             Some(_) | None => self.hold(claimed, Some(stamp)),
         }
     }
@@ -405,13 +405,13 @@ impl Exchange {
     }
 
     /// Another operation holds the guard.
-    fn refuse_held(&mut self, claimed: Claimed, resource: Option<String>) -> Step {
+    fn refuse_held(&mut self, claimed: &Claimed, resource: Option<String>) -> Step {
         // An earlier attempt of this one may have happened, and whether it did is what the caller must learn.
         let told = match claimed.attempt {
             1 => Problem { resource, ..problem(ProblemType::GuardHeld) },
             _ => problem(ProblemType::OutcomeUnknown),
         };
-        self.give_back(&claimed, told)
+        self.give_back(claimed, told)
     }
 
     /// Leaves the key as it was before the claim: nothing was executed.

@@ -10,6 +10,8 @@
 //! - I10: no two operations are live under one guard; and a newcomer at rest executes if and only if nobody holds the
 //!   guard, which without a fault is: nobody is live.
 
+mod truth;
+
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -150,10 +152,18 @@ const KEYS: usize = 4;
 const NEWCOMER: usize = 3;
 const GUARDS: usize = 2;
 
-/// The request of a key, and of one that takes another guard.
+/// A request of a key, all alike but for it.
 const fn asks(key: usize) -> Asked {
     Asked { key, fingerprint: 1, guard: Wants::The(0) }
 }
+
+const TWO: &[Asked] = &[asks(0), asks(1)];
+const RETRY: &[Asked] = &[asks(0), asks(0), asks(1)];
+const THREE: &[Asked] = &[asks(0), asks(1), asks(2)];
+const OTHER_GUARD: &[Asked] = &[asks(0), Asked { fingerprint: 9, guard: Wants::The(1), ..asks(0) }, asks(1)];
+const MOVED: &[Asked] = &[asks(0), Asked { guard: Wants::The(1), ..asks(0) }, asks(1)];
+const UNGUARDED: &[Asked] = &[asks(0), Asked { guard: Wants::Nothing, ..asks(0) }, asks(1)];
+const UNCLEAR: &[Asked] = &[asks(0), Asked { guard: Wants::Unclear, ..asks(0) }, asks(1)];
 
 fn configurations() -> [Config; 9] {
     let rules = Rules {
@@ -178,13 +188,6 @@ fn configurations() -> [Config; 9] {
         forgets_max,
         releases_max: 1,
     };
-    const TWO: &[Asked] = &[asks(0), asks(1)];
-    const RETRY: &[Asked] = &[asks(0), asks(0), asks(1)];
-    const THREE: &[Asked] = &[asks(0), asks(1), asks(2)];
-    const OTHER_GUARD: &[Asked] = &[asks(0), Asked { fingerprint: 9, guard: Wants::The(1), ..asks(0) }, asks(1)];
-    const MOVED: &[Asked] = &[asks(0), Asked { guard: Wants::The(1), ..asks(0) }, asks(1)];
-    const UNGUARDED: &[Asked] = &[asks(0), Asked { guard: Wants::Nothing, ..asks(0) }, asks(1)];
-    const UNCLEAR: &[Asked] = &[asks(0), Asked { guard: Wants::Unclear, ..asks(0) }, asks(1)];
     [
         config("two keys", TWO, 2, 1, rules),
         config("a key, its retry and another key", RETRY, 1, 0, rules),
@@ -736,7 +739,7 @@ impl World {
                 ensure(writes <= WRITES_MAX, I6, "an exchange asks for ever")?;
                 let purpose = match (purpose, register) {
                     (Purpose::Settle(outcome), _) => Purpose::Settle(outcome),
-                    (Purpose::Claim, Which::Record) if self.is_claim(&swap) => Purpose::Claim,
+                    (Purpose::Claim, Which::Record) if Self::is_claim(&swap) => Purpose::Claim,
                     (Purpose::Claim | Purpose::AfterClaim, Which::Record | Which::Guard) => Purpose::AfterClaim,
                 };
                 Party::Asking { exchange, register, swap, purpose, asks: Asks::Once }
@@ -760,7 +763,7 @@ impl World {
     }
 
     /// A claim puts a record in flight, or asks what is there.
-    fn is_claim(&self, swap: &Swap) -> bool {
+    fn is_claim(swap: &Swap) -> bool {
         match &swap.put {
             Some(put) => matches!(put.record.phase, Phase::InFlight { .. }),
             None => swap.expect.is_none(),
@@ -791,94 +794,6 @@ impl World {
         Ok(())
     }
 
-    /// Sends one more request, alone and without faults, and compares what it is told with the truth.
-    fn check_newcomer(&self, config: &Config, asked: Asked) -> Checked {
-        let (mut exchange, mut step) = open(config, asked, 99);
-        let (mut records, mut guards) = (self.records.clone(), self.guards.clone());
-        let answer = loop {
-            step = match step {
-                Step::Swap { register: Which::Record, swap } => {
-                    exchange.on_swapped(swap_in(&mut records[asked.key], &swap))
-                }
-                Step::Swap { register: Which::Guard, swap } => {
-                    let Wants::The(guard) = asked.guard else { panic!("nothing is guarded here") };
-                    exchange.on_swapped(swap_in(&mut guards[guard], &swap))
-                }
-                Step::Look(owner) => {
-                    exchange.on_looked(records[key_of(owner)].as_ref().map(|cell| cell.found()).as_ref())
-                }
-                Step::Execute(permit) => {
-                    exchange.on_executed(permit, Executed::Replied { kept: reply(), effect: Effect::Happened })
-                }
-                Step::Wait { .. } => panic!("nobody waits here"),
-                Step::Answer(answer) => break answer,
-            };
-        };
-        let told = match &answer {
-            Answer::Own { status: None, .. } => Told::Executed,
-            Answer::Own { .. } | Answer::Lost(_) => return Err((I6, "a newcomer executed and nothing is kept")),
-            Answer::Replay(_) => Told::Replayed,
-            Answer::Refuse(problem) => Told::Refused(problem.kind),
-        };
-        if let (Told::Executed, Wants::The(guard)) = (told, asked.guard) {
-            let live = (0..KEYS).any(|key| key != asked.key && self.is_live(config, key, guard));
-            ensure(!live, I10, "a newcomer executed beside a live owner")?;
-        }
-        if let (Told::Refused(ProblemType::GuardHeld), Wants::The(guard)) = (told, asked.guard) {
-            let live = (0..KEYS).any(|key| key != asked.key && self.is_live(config, key, guard));
-            ensure(live || self.is_in_doubt, I10, "a guard is held and nobody lives")?;
-        }
-        ensure(told == self.truth(config, asked), I6, "a newcomer is not told the truth")
-    }
-
-    /// What somebody must be told who asks now.
-    fn truth(&self, config: &Config, asked: Asked) -> Told {
-        let fingerprint = Fingerprint::from_bytes([asked.fingerprint; Fingerprint::LEN]);
-        let guard_cell = |guard: usize| self.guards[guard].as_ref();
-        let executes = |attempt: u32| match asked.guard {
-            Wants::Nothing => Told::Executed,
-            Wants::Unclear => Told::Refused(ProblemType::GuardIncomplete),
-            Wants::The(guard) => {
-                let holder = guard_cell(guard).and_then(|cell| match cell.record.phase {
-                    Phase::Held { owner, .. } if owner != record_key(asked.key) => Some(key_of(owner)),
-                    Phase::Held { .. } | Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } => None,
-                });
-                let holds = holder.and_then(|key| self.records[key].as_ref()).map(|cell| cell.record.guard);
-                match (holds == Some(Some(guard_key(guard))), attempt) {
-                    (true, 1) => Told::Refused(ProblemType::GuardHeld),
-                    (true, _) => Told::Refused(ProblemType::OutcomeUnknown),
-                    (false, _) => Told::Executed,
-                }
-            }
-        };
-        let Some(cell) = &self.records[asked.key] else { return executes(1) };
-        match &cell.record.phase {
-            Phase::Completed { replay_for, .. }
-                if cell.age >= *replay_for && config.rules.on_expired == OnExpired::Execute =>
-            {
-                executes(1)
-            }
-            _ if cell.record.fingerprint != fingerprint => Told::Refused(ProblemType::KeyReused),
-            Phase::Completed { replay_for, .. } if cell.age < *replay_for => Told::Replayed,
-            Phase::Completed { .. } => Told::Refused(ProblemType::ReplyGone),
-            Phase::InFlight { .. } if cell.is_running() => Told::Refused(ProblemType::InFlight),
-            Phase::InFlight { .. } | Phase::Unknown => {
-                let same = cell
-                    .record
-                    .guard
-                    .is_none_or(|guard| asked.guard == Wants::The(usize::from(guard.as_bytes()[0] - 0x80)));
-                match config.rules.on_unknown {
-                    OnUnknown::Refuse => Told::Refused(ProblemType::OutcomeUnknown),
-                    OnUnknown::Reexecute | OnUnknown::ForwardKey if same && asked.guard != Wants::Unclear => {
-                        executes(2)
-                    }
-                    OnUnknown::Reexecute | OnUnknown::ForwardKey => Told::Refused(ProblemType::OutcomeUnknown),
-                }
-            }
-            Phase::Held { .. } => panic!("a record is no guard"),
-        }
-    }
-
     fn restart(&mut self) {
         for party in &mut self.parties {
             if !matches!(&**party, Party::Asking { asks: Asks::Never, .. }) {
@@ -899,11 +814,4 @@ impl World {
         // A stamp that is gone never comes back. What expects nothing can land whenever nothing is there.
         self.air.retain(|ask| ask.swap.expect.is_none_or(|expect| stamps.contains(&expect)));
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Told {
-    Executed,
-    Replayed,
-    Refused(ProblemType),
 }

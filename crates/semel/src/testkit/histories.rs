@@ -29,6 +29,7 @@ pub struct History {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a history has a few hundred steps, and most are swaps")]
 enum Step {
     Swap(u64, Swap),
     Load(u64),

@@ -4,6 +4,7 @@
 
 mod both;
 mod crash;
+mod guards;
 mod postgres;
 mod proxy;
 mod releases;
