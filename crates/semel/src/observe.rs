@@ -186,6 +186,7 @@ mod tests {
 
     const GUARD: RecordKey = RecordKey::from_bytes([9; RecordKey::LEN]);
 
+    #[allow(clippy::unnecessary_wraps, reason = "stands beside what is not there")]
     fn found(write: u16, phase: Phase, guard: Option<RecordKey>) -> Option<Found> {
         let stamp = Stamp { exchange: ExchangeId(1), write };
         let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
