@@ -165,10 +165,11 @@ impl<DB: Shelf> Engine<DB> {
         let stand = &self.stands[index];
         // HEAD is GET without the content, which the server leaves out (RFC 9110 section 9.3.2).
         let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
-        let of_path = || stand.operations.iter().enumerate().filter(|(_, it)| variables(it.path, &path).is_some());
-        // A path without variables beats one whose variable would stand for the same.
-        let best = of_path().filter(|(_, it)| it.method == method).min_by_key(|(_, it)| it.path.matches('{').count());
-        if let Some((operation, _)) = best {
+        // A path without variables is not also one whose variable would stand for the same, as in an OpenAPI document.
+        let is_literal = stand.operations.iter().any(|it| it.path == path);
+        let is_of_path = |it: &Operation| if is_literal { it.path == path } else { variables(it.path, &path).is_some() };
+        let of_path = || stand.operations.iter().enumerate().filter(|(_, it)| is_of_path(it));
+        if let Some((operation, _)) = of_path().find(|(_, it)| it.method == method) {
             return Ok(Place { stand: index, operation });
         }
         let mut allowed: Vec<&str> = of_path().map(|(_, it)| it.method.as_str()).collect();

@@ -808,7 +808,7 @@ for_each!(sqlite, postgres, gateway => async fn q11_no_content_is_too_odd(sandbo
         made.retain(|record| !before.contains(record) && (record["kind"] == "order" || record["kind"] == "quote"));
         assert_eq!(made, [] as [Value; 0], "{path}");
     }
-    for odd in ["%00", "%2e%2e", "%f0%9f%98%80", "x".repeat(3000).as_str(), "%22", "fiat_received"] {
+    for odd in ["%00", "%2e%2e", "%f0%9f%98%80", "x".repeat(3000).as_str(), "%22"] {
         assert_eq!(api.get(&address(odd)).await.status, 404, "{odd}");
     }
 });

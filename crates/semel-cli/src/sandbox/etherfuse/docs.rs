@@ -226,11 +226,8 @@ fn uuid() -> Value {
 }
 
 /// What a client may also leave out by null.
-fn optional(mut schema: Value) -> Value {
-    if let Some(kind) = schema.get("type").cloned() {
-        schema["type"] = json!([kind, "null"]);
-    }
-    schema
+fn optional(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
 const NO_CONTROL_CHARACTER: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
@@ -255,7 +252,7 @@ fn shaped(pattern: &str) -> Value {
 
 fn amount() -> Value {
     let (whole, fraction) = (AMOUNT_WHOLE_DIGITS_MAX - 1, AMOUNT_FRACTION_DIGITS_MAX);
-    shaped(&format!("^(0|[1-9][0-9]{{0,{whole}}})(\\.[0-9]{{1,{fraction}}})?$"))
+    shaped(&format!("^(?!0(\\.0+)?$)(0|[1-9][0-9]{{0,{whole}}})(\\.[0-9]{{1,{fraction}}})?$"))
 }
 
 fn time() -> Value {
@@ -266,9 +263,14 @@ fn boolean() -> Value {
     json!({ "type": "boolean" })
 }
 
+/// The pairs that the sandbox quotes. An issuer may be named after the token.
 fn assets() -> Value {
-    let members = json!({ "type": one_of(&quote::TYPES), "sourceAsset": word(), "targetAsset": word() });
-    object(&["type", "sourceAsset", "targetAsset"], members)
+    let (fiat, token) = (shaped("^MXN$"), shaped("^USDC(:[A-Za-z0-9]{1,100})?$"));
+    let pair = |direction: &str, source: &Value, target: &Value| {
+        let members = json!({ "type": { "const": direction }, "sourceAsset": source, "targetAsset": target });
+        object(&["type", "sourceAsset", "targetAsset"], members)
+    };
+    json!({ "oneOf": [pair("onramp", &fiat, &token), pair("offramp", &token, &fiat)] })
 }
 
 fn new_quote() -> Value {
@@ -279,7 +281,7 @@ fn new_quote() -> Value {
         "quoteAssets": assets(),
         "sourceAmount": amount(),
         "walletAddress": optional(text(TEXT_CHARS_MAX)),
-        "partnerFeeBps": { "type": ["integer", "null"], "minimum": 0, "maximum": PARTNER_FEE_BPS_MAX },
+        "partnerFeeBps": optional(json!({ "type": "integer", "minimum": 0, "maximum": PARTNER_FEE_BPS_MAX })),
     });
     object(&["quoteId", "customerId", "blockchain", "quoteAssets", "sourceAmount"], members)
 }
@@ -427,7 +429,7 @@ fn new_organization() -> Value {
     let members = json!({
         "id": optional(uuid()),
         "displayName": optional(text(TEXT_CHARS_MAX)),
-        "accountType": one_of(&ACCOUNT_TYPES),
+        "accountType": optional(one_of(&ACCOUNT_TYPES)),
         "userInfo": person(),
         "country": optional(shaped("^[A-Z]{2}$")),
     });
