@@ -86,7 +86,7 @@ fn responses<DB: Shelf>(stand: &Stand<DB>, operation: &Operation) -> Value {
     for (status, replies) in &statuses {
         let says: Vec<&str> = replies.iter().map(|reply| reply.about).collect();
         let mut content: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-        for reply in replies {
+        for reply in replies.iter().filter(|reply| !reply.media.is_empty()) {
             content.entry(reply.media).or_default().push(&reply.schema);
         }
         let content: Map<String, Value> = content

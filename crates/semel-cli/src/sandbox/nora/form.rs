@@ -60,13 +60,11 @@ impl Family {
                     },
                     "details": { "type": "object" },
                 },
-                "additionalProperties": false,
             }),
             Family::Parties => json!({
                 "type": "object",
                 "required": ["error"],
                 "properties": { "error": { "type": "string" }, "code": { "type": "string" } },
-                "additionalProperties": false,
             }),
         }
     }

@@ -5,9 +5,9 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    caller, is_id,
+    caller,
     form::{AMOUNT_CENTS_MAX, Family, Form, TEXT_CHARS_MAX, optional_text_schema, text_schema, token_schema},
-    fresh_id, key_header, parties,
+    fresh_id, is_id, key_header, parties,
     problems::{covered, uncovered},
 };
 use crate::sandbox::{

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use semel_core::policy::{
     DurationText, HeaderText, OnExpired, OnMismatch, PolicyDocument, Preset, RouteSettings, StatusPattern,
 };
@@ -40,6 +40,8 @@ const CALLERS: [Caller; 3] = [
 ];
 const PARTY_ID: &str = "6f0f9f3e-6d1c-4f0b-9d0e-5a7d0c1b0003";
 const WALLET: &str = "So11111111111111111111111111111111111111112";
+/// Who asks, for `key_scope = instance`; what a client sends in it does not count.
+const INSTANCE: HeaderName = HeaderName::from_static("x-sandbox-instance");
 /// How long a completed key is remembered with `expiry = refuse`: a year.
 const REMEMBER_FOR_STRICT: Duration = Duration::from_hours(365 * 24);
 
@@ -89,6 +91,13 @@ impl Vendor for Nora {
                 takes: Takes::OneOf(&["conflict", "replay"]),
             },
             Setting {
+                name: "key_scope",
+                default: "api_key".into(),
+                mark: Mark::Seed,
+                about: "Whose an idempotency key is: the API key's (the seed's words), or the instance's, so that a retry survives a rotated API key",
+                takes: Takes::OneOf(&["api_key", "instance"]),
+            },
+            Setting {
                 name: "store",
                 default: "2xx_422".into(),
                 mark: Mark::Chosen,
@@ -99,7 +108,7 @@ impl Vendor for Nora {
                 name: "ttl_ms",
                 default: 86_400_000.into(),
                 mark: Mark::Chosen,
-                about: "How long a reply is replayed, in milliseconds from its completion; finite says the seed",
+                about: "How long a reply is replayed, in milliseconds from its completion, for what completes from now on",
                 takes: Takes::Whole(60_000, 31_536_000_000),
             },
             Setting {
@@ -165,7 +174,10 @@ impl Vendor for Nora {
         };
         let spanned = |settings| toml::Spanned::new(0..0, settings);
         PolicyDocument {
-            principal: Some(preset.principal),
+            principal: Some(match settings.text("key_scope") {
+                "instance" => vec![HeaderText(INSTANCE)],
+                _ => preset.principal,
+            }),
             defaults: Some(spanned(own.over(preset.defaults))),
             // The others name their key in the content, and the handlers see to those themselves.
             routes: preset.route.into_iter().filter(|route| route.key.is_none()).map(spanned).collect(),
@@ -223,16 +235,20 @@ impl Vendor for Nora {
         }
     }
 
+    fn recognise(&self, headers: &mut HeaderMap) {
+        headers.remove(INSTANCE);
+        if let Some(caller) = known(headers) {
+            headers.insert(INSTANCE, HeaderValue::from_static(caller.instance));
+        }
+    }
+
     async fn admit(&self, call: &mut Call<'_>) -> Outcome<Option<Response<Bytes>>> {
-        let refusal = match known(call.request.headers()) {
-            Some(_) => None,
-            None => {
-                let message = "send one X-API-Key that is known in this environment";
-                let family = Family::of(call.request.uri().path());
-                Some(family.error(StatusCode::UNAUTHORIZED, "unauthorized", message))
-            }
-        };
-        Ok(refusal)
+        if known(call.request.headers()).is_some() {
+            return Ok(None);
+        }
+        let family = Family::of(call.request.uri().path());
+        let message = "send one X-API-Key that is known in this environment";
+        Ok(Some(family.error(StatusCode::UNAUTHORIZED, "unauthorized", message)))
     }
 
     fn trouble(&self, status: StatusCode) -> Response<Bytes> {
@@ -242,7 +258,8 @@ impl Vendor for Nora {
             StatusCode::TOO_MANY_REQUESTS => "rate_limited".to_owned(),
             _ => words.to_ascii_lowercase().replace([' ', '-'], "_"),
         };
-        let response = Family::Intents.error(status, &code, words);
+        // Nobody knows here which family was asked, so it has the members of both.
+        let response = api::json(status, &json!({ "code": code, "message": words, "error": words }));
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => api::with(response, "retry-after", "1"),
             _ => response,
@@ -314,6 +331,7 @@ mod tests {
             ("expiry", json!("refuse")),
             ("ttl_ms", json!(60_000)),
             ("ttl_ms", json!(31_536_000_000_u64)),
+            ("key_scope", json!("instance")),
             ("replay_marker", json!(true)),
         ] {
             let policy = Nora.policy(&settings(&[(name, value)])).build().unwrap();
@@ -353,6 +371,19 @@ mod tests {
         for keys in [&[][..], &["sk_test_b"], &[""], &["SK_TEST_A"], &["sk_test_a", "sk_live_a"]] {
             assert!(known(&headers(keys)).is_none(), "{keys:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_is_not_the_clients_word() {
+        let mut headers = HeaderMap::new();
+        headers.append(INSTANCE, HeaderValue::from_static(LIVE_INSTANCE));
+        Nora.recognise(&mut headers);
+        assert_eq!(headers.get(INSTANCE), None);
+        headers.append(INSTANCE, HeaderValue::from_static(LIVE_INSTANCE));
+        headers.append(INSTANCE, HeaderValue::from_static("another"));
+        headers.append("x-api-key", HeaderValue::from_static("sk_test_a2"));
+        Nora.recognise(&mut headers);
+        assert_eq!(headers.get_all(INSTANCE).iter().collect::<Vec<_>>(), [SANDBOX_INSTANCE]);
     }
 
     #[test]

@@ -5,9 +5,9 @@ use http::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
-    caller, is_id,
+    caller,
     form::{Family, Form, TEXT_CHARS_MAX, optional_text_schema, text_schema},
-    fresh_id,
+    fresh_id, is_id,
     problems::uncovered,
 };
 use crate::sandbox::{
@@ -213,15 +213,14 @@ fn party(desk: &Desk<'_>, new: &New<'_>) -> Value {
 async fn digest(desk: &mut Desk<'_>, instance: &str, cpf: &str) -> Outcome<String> {
     const SECRET: &str = "cpf secret";
     let kept = desk.state(SECRET).await?;
-    let secret = match kept.as_ref().and_then(Value::as_str) {
-        Some(hex) => blake3::Hash::from_hex(hex).map_err(|error| error.to_string())?,
-        None => {
-            let mut bytes = [0; blake3::KEY_LEN];
-            getrandom::fill(&mut bytes)?;
-            let secret = blake3::Hash::from_bytes(bytes);
-            desk.keep(SECRET, &secret.to_hex().as_str().into()).await?;
-            secret
-        }
+    let secret = if let Some(hex) = kept.as_ref().and_then(Value::as_str) {
+        blake3::Hash::from_hex(hex).map_err(|error| error.to_string())?
+    } else {
+        let mut bytes = [0; blake3::KEY_LEN];
+        getrandom::fill(&mut bytes)?;
+        let secret = blake3::Hash::from_bytes(bytes);
+        desk.keep(SECRET, &secret.to_hex().as_str().into()).await?;
+        secret
     };
     Ok(blake3::keyed_hash(secret.as_bytes(), format!("{instance} {cpf}").as_bytes()).to_hex().to_string())
 }

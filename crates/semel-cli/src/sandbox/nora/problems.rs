@@ -14,11 +14,12 @@ pub(super) fn uncovered(family: Family, mut replies: Vec<ReplyDoc>) -> Vec<Reply
 /// An operation that takes a key.
 pub(super) fn covered(replies: Vec<ReplyDoc>) -> Vec<ReplyDoc> {
     let mut replies = uncovered(Family::Intents, replies);
-    let problem = |status, about| ReplyDoc { status, about, media: "application/problem+json", schema: schema() };
-    replies.extend([
-        problem(409, "The first request with this key still runs after `wait_max`, or its reply is gone"),
-        problem(413, "The content is too large"),
-    ]);
+    replies.push(ReplyDoc {
+        status: 409,
+        about: "The first request with this key still runs after 10 s, or its reply is gone",
+        media: "application/problem+json",
+        schema: schema(),
+    });
     replies
 }
 
