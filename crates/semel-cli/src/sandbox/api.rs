@@ -105,7 +105,7 @@ pub(crate) struct ReplyDoc {
     pub(crate) status: u16,
     /// When.
     pub(crate) about: &'static str,
-    /// `application/json`, `text/plain`, ...
+    /// `application/json`, `text/plain`, ...; empty where there is no content.
     pub(crate) media: &'static str,
     /// JSON Schema of the content.
     pub(crate) schema: Value,

@@ -71,8 +71,7 @@ fn describe<DB: Shelf>(stand: &Stand<DB>, operation: &Operation) -> Value {
         described["security"] = security.into();
     }
     if let Some(schema) = &operation.content {
-        described["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        described["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
     }
     described
 }
@@ -87,7 +86,7 @@ fn responses<DB: Shelf>(stand: &Stand<DB>, operation: &Operation) -> Value {
     for (status, replies) in &statuses {
         let says: Vec<&str> = replies.iter().map(|reply| reply.about).collect();
         let mut content: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-        for reply in replies {
+        for reply in replies.iter().filter(|reply| !reply.media.is_empty()) {
             content.entry(reply.media).or_default().push(&reply.schema);
         }
         let content: Map<String, Value> = content

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -29,6 +29,8 @@ const CONNECTIONS_MAX: usize = 1_024;
 const HEAD_READ_MAX: Duration = Duration::from_secs(60);
 /// How long the content of a request may take.
 const CONTENT_READ_MAX: Duration = Duration::from_secs(30);
+/// How much of a content that is too large is read to its end, in bytes.
+const DISCARD_BYTES_MAX: usize = 16 << 20;
 /// How long what runs may take to finish after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -187,13 +189,9 @@ async fn told<DB: Shelf>(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Told::Reply(response)
     };
-    let declared = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > CONTENT_BYTES_MAX as u64) {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    let content = match timeout(CONTENT_READ_MAX, Limited::new(content, CONTENT_BYTES_MAX).collect()).await {
-        Ok(Ok(content)) => content.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return refuse(StatusCode::PAYLOAD_TOO_LARGE),
+    let content = match timeout(CONTENT_READ_MAX, read(content)).await {
+        Ok(Ok(Some(content))) => content,
+        Ok(Ok(None)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE),
         // The client is gone, or its framing is broken.
         Ok(Err(_)) => return Told::Cut,
         Err(_elapsed) => return refuse(StatusCode::REQUEST_TIMEOUT),
@@ -201,4 +199,21 @@ async fn told<DB: Shelf>(
     let Some(place) = place else { return Told::Reply(engine.control(&head, &content).await) };
     head.extensions.insert(Peer(peer));
     engine.answer(place, Request::from_parts(head, content)).await
+}
+
+/// The content; `None`: it is too large. Most of what is too large is read all the same, because a client that still
+/// sends when the connection closes may never see why.
+async fn read(mut content: Incoming) -> hyper::Result<Option<Bytes>> {
+    let mut kept = BytesMut::new();
+    let mut bytes = 0;
+    while let Some(frame) = content.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        bytes += data.len();
+        if bytes <= CONTENT_BYTES_MAX {
+            kept.extend_from_slice(&data);
+        } else if bytes > DISCARD_BYTES_MAX {
+            break;
+        }
+    }
+    Ok((bytes <= CONTENT_BYTES_MAX).then(|| kept.freeze()))
 }

@@ -70,6 +70,22 @@ async fn h42_the_policy_can_be_public() {
     assert_eq!(origin.seen().len(), 0);
 }
 
+/// S2 leaves open how long keys are remembered, and asks callers not to share them.
+#[tokio::test]
+async fn e20_q17_q26_credicorps_window_is_published_and_users_can_be_kept_apart() {
+    let (origin, gateway) = start("preset = \"credicorp\"\nprincipal = [\"Authorization\"]\n").await;
+    let document = send(gateway.admin, &get("/.well-known/idempotency")).await.json();
+    for path in ["/public/v1/enquiries", "/public/v1/consent"] {
+        let times = &route(&document, path)["times_seconds"];
+        assert_eq!((&times["replay_for"], &times["remember_for"]), (&86_400.into(), &86_400.into()), "{times:#}");
+    }
+    let of = |user: &str| post("/public/v1/enquiries").key("shared").header("Authorization", user);
+    for user in ["a", "b", "a", "b"] {
+        gateway.send(&of(user)).await;
+    }
+    assert_eq!(origin.seen().len(), 2);
+}
+
 /// Whether somewhere in the document this code stands beside this status.
 fn mentions(value: &Value, code: &str, status: u16) -> bool {
     match value {

@@ -2,7 +2,10 @@
 
 mod harness;
 
+mod clients;
+mod crash;
 mod credicorp;
+mod documents;
 mod etherfuse;
 mod nora;
 mod skeleton;

@@ -70,7 +70,7 @@ pub(super) async fn wallet(call: &mut Call<'_>) -> Outcome {
 pub(super) async fn quote(call: &mut Call<'_>) -> Outcome {
     let account = account(call);
     let pickup = Pickup::of(&mut call.desk).await?;
-    let members = if call.request.method() == Method::GET { Ok(query(call)) } else { content(call) };
+    let members = if call.request.method() == Method::POST { content(call) } else { Ok(query(call)) };
     let trip = match members
         .map_err(|why| Refusal::missing_coordinates(Some(&why)))
         .and_then(|members| Trip::read(&members, pickup.as_ref(), From::Merchant))
@@ -409,14 +409,15 @@ pub(super) async fn admit(call: &mut Call<'_>) -> Outcome<Option<Response<Bytes>
     }
     let name = format!("rate {key}");
     let now_ms = call.desk.now_ms;
-    let window_ms = now_ms - now_ms % super::RATE_WINDOW_MS;
     let kept = call.desk.state(&name).await?.unwrap_or_default();
-    let used = if kept["window_ms"] == json!(window_ms) { kept["used"].as_u64().unwrap_or(0) } else { 0 };
+    let since_ms = kept["since_ms"].as_u64().filter(|since_ms| now_ms < since_ms + super::RATE_WINDOW_MS);
+    let used = since_ms.and(kept["used"].as_u64()).unwrap_or(0);
+    let since_ms = since_ms.unwrap_or(now_ms);
     if used >= limit {
-        let seconds = (window_ms + super::RATE_WINDOW_MS - now_ms).div_ceil(1000);
+        let seconds = (since_ms + super::RATE_WINDOW_MS - now_ms).div_ceil(1000);
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests").retry_after(seconds);
         return Ok(Some(refusal.message("Too many requests with this API key. Wait, then send it again.").response()));
     }
-    call.desk.keep(&name, &json!({ "window_ms": window_ms, "used": used + 1 })).await?;
+    call.desk.keep(&name, &json!({ "since_ms": since_ms, "used": used + 1 })).await?;
     Ok(None)
 }

@@ -259,8 +259,11 @@ fn order_errors() -> Value {
 }
 
 fn api_key() -> Vec<(&'static str, bool, Value, &'static str)> {
-    let schema = json!({ "type": "string" });
-    vec![("X-API-Key", false, schema, "The API key; Authorization: Bearer <key> also works")]
+    let schema = || json!({ "type": "string" });
+    vec![
+        ("X-API-Key", false, schema(), "The API key"),
+        ("Authorization", false, schema(), "Bearer and the API key, where there is no X-API-Key"),
+    ]
 }
 
 fn quote_content() -> Value {

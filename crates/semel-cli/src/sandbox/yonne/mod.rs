@@ -35,7 +35,7 @@ const BALANCE: u64 = 125_000;
 /// Where the merchant is.
 const PICKUP_PLACE: Place = Place { lat: -13.9626, lng: 33.7741 };
 const PICKUP_ADDRESS: &str = "Area 3, Lilongwe";
-/// How long a window of `rate_limit` is, in milliseconds.
+/// The time that `rate_limit` is about, from the first request in it, in milliseconds.
 const RATE_WINDOW_MS: u64 = 60_000;
 /// When to come back after a 503, in seconds.
 const RETRY_AFTER_S: u64 = 1;

@@ -189,6 +189,16 @@ impl Sandbox {
         &self.args
     }
 
+    /// What becomes of a second one on the same data.
+    pub(crate) async fn try_twin(&self) -> Result<(), String> {
+        Process::start(&self.args).await.map(drop)
+    }
+
+    /// Where the sandbox may keep files of a test.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Everything that it has printed.
     pub(crate) fn log(&self) -> String {
         self.process.log()
