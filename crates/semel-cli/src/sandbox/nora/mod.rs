@@ -71,6 +71,9 @@ impl Vendor for Nora {
                     "curl -i -X PATCH {{base}}/v2/parties/{PARTY_ID}/wallet -H 'X-API-Key: sk_test_a' -H 'Content-Type: application/json' -H 'If-Match: \"1\"' -d '{{\"solanaWallet\":\"another\"}}'"
                 ),
                 "curl {base}/v2/intents -H 'X-API-Key: sk_test_a'".to_owned(),
+                "curl {base}/_sandbox/faults -d '{\"vendor\":\"nora\",\"op\":\"POST /v2/intents/onramp\",\"kind\":\"drop_after\"}'".to_owned(),
+                "curl {base}/_sandbox/fixtures -d '{\"vendor\":\"nora\",\"set\":{\"advance\":{\"intent_id\":\"INTENT_ID\",\"status\":\"completed\"}}}'".to_owned(),
+                "curl {base}/_sandbox/fixtures -d '{\"vendor\":\"nora\",\"set\":{\"drop_signature\":{\"intent_id\":\"INTENT_ID\"}}}'".to_owned(),
             ],
         }
     }
