@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod clients;
 mod crash;
 mod credicorp;
 mod documents;

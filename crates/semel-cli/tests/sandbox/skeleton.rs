@@ -66,6 +66,7 @@ for_each!(sqlite, postgres => async fn forty_keys_at_once_make_forty_orders(sand
     let ledger = sandbox.ledger().await;
     balanced(&ledger);
     assert_eq!(ledger["records"].as_array().unwrap().len(), 40);
+    assert_eq!(sandbox.balance().await, 1_000_000_000 - 40 * 7_350, "no debit was lost under another");
 });
 
 for_each!(sqlite => async fn the_naive_copy_makes_an_order_of_every_request(first: Sandbox) {
