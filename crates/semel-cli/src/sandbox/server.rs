@@ -26,7 +26,7 @@ use crate::serve::drain::Signals;
 /// The most connections at once; further clients wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
 /// How long a request head may take, and how long a connection may be idle.
-const HEAD_READ_MAX: Duration = Duration::from_secs(60);
+const HEAD_READ_MAX: Duration = Duration::from_mins(1);
 /// How long the content of a request may take.
 const CONTENT_READ_MAX: Duration = Duration::from_secs(30);
 /// How much of a content that is too large is read to its end, in bytes.
@@ -174,16 +174,15 @@ async fn told<DB: Shelf>(
     } else {
         match engine.place(&head) {
             Ok(place) => Some(place),
-            Err(response) => return Told::Reply(response),
+            Err(response) => return Told::Reply(*response),
         }
     };
     let refuse = |status: StatusCode| {
-        let mut response = match place {
-            Some(place) => engine.trouble(place, status),
-            None => {
-                let says = format!("the content is incomplete, or larger than {CONTENT_BYTES_MAX} bytes");
-                super::api::json(status, &serde_json::json!({ "error": says }))
-            }
+        let mut response = if let Some(place) = place {
+            engine.trouble(place, status)
+        } else {
+            let says = format!("the content is incomplete, or larger than {CONTENT_BYTES_MAX} bytes");
+            super::api::json(status, &serde_json::json!({ "error": says }))
         };
         // What is left of the content is not read.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -115,6 +115,8 @@ fn lock_folder(folder: &Path) -> anyhow::Result<File> {
 /// Opens the database at `url`.
 pub(crate) async fn open_database(url: &str) -> anyhow::Result<Opened<Postgres>> {
     let options = PgConnectOptions::from_str(url).context("--database is no URL of a PostgreSQL database")?;
+    // That a table is there already is no news.
+    let options = options.options([("client_min_messages", "warning")]);
     let name = format!(
         "PostgreSQL at {}:{}, database {}",
         options.get_host(),

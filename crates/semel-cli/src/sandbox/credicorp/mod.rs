@@ -198,9 +198,7 @@ impl Vendor for Credicorp {
     }
 
     fn trouble(&self, status: StatusCode) -> Response<Bytes> {
-        let mut response = refusal::trouble(status).response();
-        *response.status_mut() = status;
-        response
+        refusal::trouble(status)
     }
 
     fn finish(&self, response: &mut Response<Bytes>) {
@@ -358,7 +356,7 @@ fn creating(created: Value, about_content: &[Code]) -> Vec<ReplyDoc> {
         error_doc(
             400,
             "The request cannot be read, or the key is not one. Nothing was recorded.",
-            &["missing_content_type", "invalid_json", "unknown_field", "invalid_idempotency_key", "request_incomplete"],
+            &["missing_content_type", "invalid_json", "unknown_field", "invalid_idempotency_key"],
         ),
         error_doc(
             409,

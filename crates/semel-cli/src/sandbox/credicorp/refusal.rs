@@ -1,7 +1,7 @@
 //! Why a request was refused, in the API's words (its error catalogue; `dialects.md` section 2, "Errors").
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::sandbox::api;
@@ -33,6 +33,10 @@ pub(super) enum Code {
     InvalidDept,
     /// Another JSON type than the member has.
     InvalidValueType,
+    /// The content broke off or was too slow. Not in the catalogue.
+    RequestIncomplete,
+    /// Anything else that is the caller's; only faults say so. Not in the catalogue.
+    InvalidRequest,
     /// Too many requests in this window.
     RateLimited,
     /// The machine is broken.
@@ -57,6 +61,8 @@ impl Code {
             Code::PayloadTooLarge => "payload_too_large",
             Code::InvalidDept => "invalid_dept",
             Code::InvalidValueType => "invalid_value_type",
+            Code::RequestIncomplete => "request_incomplete",
+            Code::InvalidRequest => "invalid_request",
             Code::RateLimited => "rate_limited",
             Code::ServerError => "server_error",
             Code::TemporarilyUnavailable => "temporarily_unavailable",
@@ -66,7 +72,10 @@ impl Code {
     /// The status that it is told with.
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Code::InvalidJson | Code::MissingContentType | Code::UnknownField => StatusCode::BAD_REQUEST,
+            Code::InvalidJson | Code::MissingContentType | Code::UnknownField | Code::InvalidRequest => {
+                StatusCode::BAD_REQUEST
+            }
+            Code::RequestIncomplete => StatusCode::REQUEST_TIMEOUT,
             Code::ResourceNotFound | Code::RouteNotFound => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Code::FormRequired
@@ -97,7 +106,9 @@ impl Code {
             | Code::InvalidEmail
             | Code::PayloadTooLarge
             | Code::InvalidDept
-            | Code::InvalidValueType => "invalid_request_error",
+            | Code::InvalidValueType
+            | Code::RequestIncomplete
+            | Code::InvalidRequest => "invalid_request_error",
         }
     }
 }
@@ -131,23 +142,32 @@ impl Refusal {
     }
 }
 
-/// An error that has nothing to do with what was asked.
-pub(super) fn trouble(status: StatusCode) -> Refusal {
+/// An error that no handler made, with exactly this status.
+pub(super) fn trouble(status: StatusCode) -> Response<Bytes> {
     let (code, message) = match status {
         StatusCode::NOT_FOUND => (Code::RouteNotFound, "There is no such path."),
         StatusCode::METHOD_NOT_ALLOWED => {
             (Code::MethodNotAllowed, "This path has no such method. Allow names those that it has.")
+        }
+        StatusCode::REQUEST_TIMEOUT => {
+            (Code::RequestIncomplete, "The content did not arrive in time. Nothing was recorded.")
         }
         StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "The content is too large. Nothing was recorded."),
         StatusCode::TOO_MANY_REQUESTS => {
             (Code::RateLimited, "Too many requests. Repeat this one, with the same Idempotency-Key, later.")
         }
         StatusCode::SERVICE_UNAVAILABLE => {
-            (Code::TemporarilyUnavailable, "This could not be answered now. Repeat it with the same Idempotency-Key.")
+            (Code::TemporarilyUnavailable, "This cannot be answered now. Repeat it with the same Idempotency-Key.")
         }
+        other if other.is_client_error() => (Code::InvalidRequest, "The request was refused."),
         _ => (Code::ServerError, "Something went wrong here. Repeat the request with the same Idempotency-Key."),
     };
-    Refusal::new(code, message)
+    let mut response = Refusal::new(code, message).response();
+    *response.status_mut() = status;
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// Puts the request's id into an error (clients quote it to support), whoever made the error.

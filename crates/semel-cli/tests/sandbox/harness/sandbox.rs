@@ -184,6 +184,11 @@ impl Sandbox {
         self.process = process;
     }
 
+    /// How it was started.
+    pub(crate) fn args(&self) -> &[String] {
+        &self.args
+    }
+
     /// What becomes of a second one on the same data.
     pub(crate) async fn try_twin(&self) -> Result<(), String> {
         Process::start(&self.args).await.map(drop)
