@@ -137,3 +137,91 @@ async fn read(mut body: Body, bytes_max: usize, until: Instant) -> (Body, Option
     let content = content.freeze();
     (Body::with_trailers(content.clone(), trailers), Some(content))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use parking_lot::Mutex;
+    use semel_core::{
+        fingerprint::Fingerprint,
+        policy::{Policy, PolicyDocument, RouteSettings},
+        record::{ExchangeId, Phase, Record, Stamp},
+    };
+
+    use super::*;
+
+    /// Answers loads with these, in order, and remembers what it was to delete.
+    #[derive(Default)]
+    struct Scripted {
+        loads: Mutex<Vec<Option<Found>>>,
+        deleted: Mutex<Vec<(RecordKey, Stamp)>>,
+    }
+
+    #[async_trait]
+    impl Releasing for Scripted {
+        async fn load(&self, _: RecordKey) -> Result<Option<Found>, StoreError> {
+            Ok(self.loads.lock().remove(0))
+        }
+        async fn delete(&self, key: RecordKey, found: &Found) -> Result<Swapped, StoreError> {
+            self.deleted.lock().push((key, found.stamp));
+            Ok(Swapped::Done)
+        }
+    }
+
+    fn policy() -> Policy {
+        let route: RouteSettings = toml::from_str(
+            r#"
+            path = "/orders"
+            methods = ["POST"]
+            key = "member"
+            key_member = "/id"
+            key_presence = "required"
+            guard = { name = "one", values = ["/account"] }
+            release = [{ path = "/orders/{key}", member = "/status", held_while = ["created"] }]
+            "#,
+        )
+        .unwrap();
+        PolicyDocument { routes: vec![toml::Spanned::new(0..0, route)], ..PolicyDocument::default() }.build().unwrap()
+    }
+
+    const GUARD: RecordKey = RecordKey::from_bytes([9; RecordKey::LEN]);
+
+    #[allow(clippy::unnecessary_wraps, reason = "stands beside what is not there")]
+    fn found(write: u16, phase: Phase, guard: Option<RecordKey>) -> Option<Found> {
+        let stamp = Stamp { exchange: ExchangeId(1), write };
+        let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
+        let record = Record { fingerprint, attempt: 1, phase, retention: Duration::from_hours(1), guard };
+        Some(Found { stamp, age: Duration::from_mins(1), abandoned: false, record })
+    }
+
+    /// The owner is looked at before and after its guard, since a guard is only its owner's while that one lives this life.
+    #[tokio::test]
+    async fn e11_a_guard_is_released_only_while_its_owner_is_the_one_that_was_shown() {
+        let (mut parts, ()) = Request::get("http://h/orders/a").body(()).unwrap().into_parts();
+        let secret = Secret::from_bytes([7; 32]);
+        let watched = Watched::of(&policy(), &secret, &mut parts).unwrap();
+        let watch = &watched.watches[0];
+        let held = |owner| found(2, Phase::Held { owner, resource: None }, None);
+        let mine = || held(watch.owner());
+        let owner = |write| found(write, Phase::Unknown, Some(GUARD));
+        let table = [
+            ("as it was", vec![owner(1), mine(), owner(1)], true),
+            ("another life", vec![owner(1), mine(), owner(3)], false),
+            ("gone meanwhile", vec![owner(1), mine(), None], false),
+            ("another holds it", vec![owner(1), held(GUARD)], false),
+            ("nobody holds it", vec![owner(1), None], false),
+            ("no guard", vec![found(1, Phase::Unknown, None)], false),
+            ("running", vec![found(1, Phase::InFlight { lease: Duration::from_hours(1) }, Some(GUARD))], false),
+            ("a guard under that name", vec![held(GUARD)], false),
+            ("never was", vec![None], false),
+        ];
+        for (why, loads, is_released) in table {
+            let store = Scripted { loads: Mutex::new(loads), ..Scripted::default() };
+            let what = release(&store, watch, watched.began).await.unwrap();
+            assert_eq!(what.is_some(), is_released, "{why}");
+            let expected = is_released.then_some((GUARD, Stamp { exchange: ExchangeId(1), write: 2 }));
+            assert_eq!(*store.deleted.lock(), expected.into_iter().collect::<Vec<_>>(), "{why}");
+            assert!(store.loads.lock().is_empty(), "{why}");
+        }
+    }
+}

@@ -358,10 +358,10 @@ async fn e11_a_guard_ends_with_its_own_age() {
     let api = Api::new();
     api.quote(1, "\"100\"", "MXN").await;
     api.order(1, 1, BANK).await;
-    api.world.clock.advance(Duration::from_hours(30 * 24) - Duration::from_secs(2));
-    assert_held(&api.order(2, 1, BANK).await, 1);
-    api.world.clock.advance(Duration::from_secs(1));
-    assert_eq!(api.order(2, 1, BANK).await.status, 200);
+    api.world.clock.advance(Duration::from_hours(30 * 24) - Duration::from_secs(3));
+    api.quote(2, "\"100\"", "MXN").await;
+    assert_held(&api.order(2, 2, BANK).await, 1);
+    assert_eq!(api.order(2, 2, BANK).await.status, 200);
     // The order itself is remembered for much longer.
     assert_eq!(api.order(1, 1, BANK).await.header("idempotency-problem"), Some("resource-exists"));
 }
@@ -597,6 +597,37 @@ async fn q18_e38_e44_a_new_signature_is_accepted_only_once_the_old_one_is_dead()
     nora.look("k", "awaiting_burn_approval").await;
     assert_eq!(nora.approve("sigB").await.status, 200);
     assert_eq!(nora.approve("sigA").await.header("idempotency-problem"), Some("slot-taken"), "the new one stands");
+}
+
+/// A signature that was sent and lost: neither it nor another is sent until it is known to be dead.
+#[tokio::test]
+async fn q18_e44_a_lost_signature_keeps_its_slot_until_it_is_dead() {
+    let nora = Nora(World::preset(Preset::Nora));
+    let content = json!({ "txSignature": "sigA", "tokenHolder": "ATA" }).to_string();
+    let request = Request::post(format!("http://h{NORA}")).header("x-api-key", "k").body(Body::full(content)).unwrap();
+    assert_eq!(nora.0.send(request, world::status(502)).await.status, 502);
+    for (signature, code) in [("sigA", "outcome-unknown"), ("sigB", "slot-taken")] {
+        nora.look("k", "awaiting_burn_approval").await;
+        let refused = nora.approve(signature).await;
+        assert_eq!(refused.status, 409, "{refused:?}");
+        assert!(refused.header("idempotency-problem") == Some(code) || refused.code() == code, "{refused:?}");
+    }
+    nora.0.clock.advance(Duration::from_mins(4));
+    nora.look("k", "awaiting_burn_approval").await;
+    assert_eq!(nora.approve("sigB").await.status, 200);
+    assert_eq!(nora.approve("sigA").await.header("idempotency-problem"), Some("slot-taken"));
+}
+
+/// The reply that a guard needs is kept for a while only; the order that it was for is known for much longer.
+#[tokio::test]
+async fn q9_q14_an_old_quote_makes_no_new_order_and_a_retry_needs_none() {
+    let api = Api::new();
+    api.quote(1, "\"100\"", "MXN").await;
+    assert_eq!(api.order(1, 1, BANK).await.status, 200);
+    api.world.clock.advance(Duration::from_hours(24));
+    let late = api.order(2, 1, BANK).await;
+    assert_eq!((late.status.as_u16(), text(&late)), (400, r#"{"error":"Quote not found"}"#));
+    assert_eq!(api.order(1, 1, BANK).await.header("idempotency-problem"), Some("resource-exists"));
 }
 
 const GUARDED: &str = r#"

@@ -216,3 +216,36 @@ async fn q18_e38_e44_a_slot_is_filled_anew_once_what_filled_it_is_dead() {
     assert_eq!(gateway.send(&approve("b")).await.header("idempotent-replayed"), Some("true"));
     assert_eq!(origin.effects(), 2);
 }
+
+#[tokio::test]
+async fn q14_who_passes_a_guard_is_logged_with_the_reason_and_without_the_values() {
+    let toml = r#"
+        [[route]]
+        path = "/orders"
+        methods = ["POST"]
+        key = "member"
+        key_member = "/id"
+        key_presence = "required"
+        guard = { name = "one-per-account", values = ["/account"], override = true }
+    "#;
+    let origin = Origin::start().await;
+    let gateway = gateway(&origin).config(toml).start().await;
+    let order = |id: &str| post("/orders").body(json!({ "id": id, "account": "acct-4711" }).to_string());
+    assert_eq!(gateway.send(&order("order-one")).await.status, 201);
+    assert_eq!(gateway.send(&order("order-two")).await.code(), "guard-held");
+    let reason = "asked for twice by the customer";
+    assert_eq!(gateway.send(&order("order-two").header("Guard-Override", reason)).await.status, 201);
+    // A retry of it executes nothing, and passes nothing.
+    let retry = gateway.send(&order("order-two").header("Guard-Override", reason)).await;
+    assert_eq!((retry.status, retry.header("idempotent-replayed")), (201, Some("true")));
+    until("the log has it", async || gateway.log().contains(reason)).await;
+    let log = gateway.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(reason)).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for expected in ["WARN", "semel::guard", "one-per-account", "exchange"] {
+        assert!(lines[0].contains(expected), "{expected}: {}", lines[0]);
+    }
+    for secret in ["acct-4711", "order-one", "order-two"] {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
