@@ -33,6 +33,7 @@ on_both! {
     e10_two_keys_that_race_on_one_guard_have_one_effect
     e10_an_effect_elsewhere_that_may_have_happened_holds_its_guard
     e10_a_guard_by_reference_is_read_in_the_transaction
+    q9_a_second_attempt_holds_the_guard_of_the_first
     e11_a_response_that_shows_the_end_of_an_order_frees_its_guard
 }
 
@@ -64,6 +65,7 @@ const POLICY: &str = r#"
     key = "member"
     key_member = "/id"
     key_presence = "required"
+    on_unknown = "reexecute"
     [route.guard]
     name = "quoted-order"
     values = [{ path = "/quotes", key = "/quote", member = "/amount" }]
@@ -206,6 +208,29 @@ async fn e10_a_guard_by_reference_is_read_in_the_transaction<D: Database>() {
     quoted("b", "q2").await.assert_problem(409, "guard-held");
     quoted("a", "q1").await.assert_replay_of("ordered");
     quoted("c", "q3").await.assert_own(201, None);
+}
+
+async fn q9_a_second_attempt_holds_the_guard_of_the_first<D: Database>() {
+    let world = world::<D>().await;
+    let content = || r#"{"id":"a","quote":"q1"}"#.to_owned();
+    let quote = request("POST", "/quotes", r#"{"id":"q1"}"#.to_owned());
+    world.send(quote, |_, _| Box::pin(async { Ok(reply(201, r#"{"amount":100}"#)) })).await.assert_own(201, None);
+    let lost = world.send(request("POST", "/quoted", content()), |_, _| {
+        Box::pin(async {
+            let mut response = reply(502, "");
+            response.extensions_mut().insert(Lost);
+            Ok(response)
+        })
+    });
+    lost.await.assert_problem(502, "outcome-unknown");
+    let quoted = async |content: String| {
+        world.send(request("POST", "/quoted", content), |_, _| Box::pin(async { Ok(reply(201, "ordered")) })).await
+    };
+    let other = || r#"{"id":"b","quote":"q1"}"#.to_owned();
+    quoted(other()).await.assert_problem(409, "guard-held");
+    quoted(content()).await.assert_own(201, None);
+    quoted(content()).await.assert_replay_of("ordered");
+    quoted(other()).await.assert_problem(409, "guard-held");
 }
 
 async fn e11_a_response_that_shows_the_end_of_an_order_frees_its_guard<D: Database>() {
