@@ -2,7 +2,7 @@
 //! amount (E10).
 //!
 //! What a guard is about are values: members of the content, or of the kept reply to an earlier request that the content
-//! names. [`GuardRule::ask`] reads the first and says which records hold the others; [`GuardQuestion::answer`] judges
+//! names. `GuardRule::ask` reads the first and says which records hold the others; [`GuardQuestion::answer`] judges
 //! what a store found of those. Whatever cannot be read refuses the request, since it would pass the guard unseen.
 
 use std::{collections::BTreeMap, fmt, time::Duration};

@@ -1,4 +1,4 @@
-//! What a store keeps under a [`RecordKey`](crate::scope::RecordKey), and its bytes on disk.
+//! What a store keeps under a [`RecordKey`], and its bytes on disk.
 //!
 //! A record says how long it lives; a store only measures its age. [`Record::at_age`] is the one place that turns an
 //! age into "whole", "without its content" or "gone", so every store forgets by the same rule.

@@ -158,3 +158,54 @@ fn decoded(segment: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::{
+        admit::Head,
+        fingerprint::Fingerprint,
+        policy::{Policy, Preset},
+        record::{ExchangeId, Kept, Record, Stamp},
+    };
+
+    /// A record in flight is over when its lease is: until then it may still execute what no response has shown.
+    #[test]
+    fn an_owner_counts_from_when_it_was_over() {
+        let policy = Policy::preset(Preset::Etherfuse);
+        let headers = HeaderMap::new();
+        let path = "/ramp/order/00000000-0000-4000-8000-000000000001";
+        let head = Head { method: &Method::GET, path, query: None, headers: &headers };
+        let watches = policy.watches(&Secret::from_bytes([7; 32]), &head);
+        let guard = RecordKey::from_bytes([9; RecordKey::LEN]);
+        let seconds = Duration::from_secs;
+        let lease = seconds(35);
+        let completed = || Phase::Completed { kept: Kept::Omitted { status: 200 }, replay_for: seconds(60) };
+        let held = || Phase::Held { owner: watches[0].owner(), resource: None };
+        let over = Verdict::Guard(guard);
+        let rows = [
+            (completed(), seconds(11), false, over),
+            (completed(), seconds(9), false, Verdict::Nothing),
+            (Phase::Unknown, seconds(11), false, over),
+            (Phase::Unknown, seconds(9), false, Verdict::Nothing),
+            (Phase::InFlight { lease }, seconds(34), false, Verdict::Nothing),
+            (Phase::InFlight { lease }, seconds(36), false, Verdict::Nothing),
+            (Phase::InFlight { lease }, seconds(44), false, Verdict::Nothing),
+            (Phase::InFlight { lease }, seconds(46), false, over),
+            (Phase::InFlight { lease }, seconds(11), true, over),
+            (Phase::InFlight { lease }, seconds(9), true, Verdict::Nothing),
+            (held(), seconds(99), false, Verdict::Nothing),
+        ];
+        for (phase, age, abandoned, verdict) in rows {
+            let what = format!("{phase:?} at {age:?}");
+            let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
+            let record = Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard) };
+            let stamp = Stamp { exchange: ExchangeId(1), write: 1 };
+            let owner = Found { stamp, age, abandoned, record };
+            // The request that shows it began ten seconds ago.
+            assert_eq!(watches[0].judge(&owner, seconds(10)), verdict, "{what}");
+        }
+    }
+}
