@@ -1,4 +1,6 @@
-//! The page at `/`: what there is, and what to try.
+//! The page at `/`: what there is, and what to try; and the index of documents for tools (E13).
+
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -71,6 +73,26 @@ pub(crate) async fn page<DB: Shelf>(engine: &Engine<DB>, base: &str) -> Response
     let mut response = api::text(StatusCode::OK, &page.into_string());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
+}
+
+/// Where tools look for an index of documents.
+pub(crate) const FOR_TOOLS: &str = "/llms.txt";
+
+/// The index: a list of links under headings, as Markdown.
+pub(crate) fn for_tools<DB: Shelf>(engine: &Engine<DB>) -> Response<Bytes> {
+    let mut index =
+        "# Semel sandbox\n\n> APIs that make write requests safe to retry, each in its own way.\n\n## APIs\n\n"
+            .to_owned();
+    let written = "a string takes everything";
+    for stand in &engine.stands {
+        let (about, name) = (stand.vendor.about(), stand.vendor.name());
+        writeln!(index, "- [{}](/_sandbox/openapi/{name}.json): {}", about.title, about.says).expect(written);
+    }
+    index.push_str("\n## Control\n\n- [What there is, and what to try](/)\n");
+    for (method, path, about) in CALLS {
+        writeln!(index, "- `{method} {path}`: {about}").expect(written);
+    }
+    api::text(StatusCode::OK, &index)
 }
 
 fn vendor<DB: Shelf>(stand: &Stand<DB>, fixtures: &Value, base: &str) -> Markup {

@@ -170,6 +170,9 @@ async fn told<DB: Shelf>(
         let base = host.map_or_else(|| format!("http://{address}"), |host| format!("http://{host}"));
         return Told::Reply(index::page(engine, &base).await);
     }
+    if path == index::FOR_TOOLS && [Method::GET, Method::HEAD].contains(&head.method) {
+        return Told::Reply(index::for_tools(engine));
+    }
     let is_control = path.starts_with(control::SPACE);
     let place = if is_control {
         None
