@@ -183,7 +183,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let lease = seconds(35);
         let completed = || Phase::Completed { kept: Kept::Omitted { status: 200 }, replay_for: seconds(60) };
-        let held = || Phase::Held { owner: watches[0].owner(), resource: None };
+        let guard_itself = || Phase::Held { owner: watches[0].owner(), resource: None };
         let over = Verdict::Guard(guard);
         let rows = [
             (completed(), seconds(11), false, over),
@@ -196,7 +196,7 @@ mod tests {
             (Phase::InFlight { lease }, seconds(46), false, over),
             (Phase::InFlight { lease }, seconds(11), true, over),
             (Phase::InFlight { lease }, seconds(9), true, Verdict::Nothing),
-            (held(), seconds(99), false, Verdict::Nothing),
+            (guard_itself(), seconds(99), false, Verdict::Nothing),
         ];
         for (phase, age, abandoned, verdict) in rows {
             let what = format!("{phase:?} at {age:?}");

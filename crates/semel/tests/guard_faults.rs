@@ -88,11 +88,11 @@ async fn not_sent(_: Request<Body>) -> Response<Body> {
 enum Before {
     Nobody,
     /// A charge that was made.
-    Holder,
+    Owner,
     /// A charge that was not sent: the guard names it, and its record is gone.
     Stale,
 }
-use Before::{Holder, Nobody, Stale};
+use Before::{Nobody, Owner, Stale};
 
 #[tokio::test(start_paused = true)]
 async fn e10_q9_what_a_failing_store_does_at_every_step_of_a_guard() {
@@ -148,11 +148,11 @@ async fn e10_q9_what_a_failing_store_does_at_every_step_of_a_guard() {
             BUSY,
             HELD,
         ),
-        ("nothing", Holder, &[], &[], HELD, 0, HELD, HELD),
-        ("two looks", Holder, &[], &[Refused, Refused], HELD, 0, HELD, HELD),
-        ("the look", Holder, &[], &[Refused, Refused, Refused], DOWN, 0, HELD, HELD),
-        ("the answer to the giving back", Holder, &[Fine, Fine, LostReply], &[], HELD, 0, HELD, HELD),
-        ("the giving back", Holder, &[Fine, Fine, Refused, Refused, Refused], &[], DOWN, 0, BUSY, HELD),
+        ("nothing", Owner, &[], &[], HELD, 0, HELD, HELD),
+        ("two looks", Owner, &[], &[Refused, Refused], HELD, 0, HELD, HELD),
+        ("the look", Owner, &[], &[Refused, Refused, Refused], DOWN, 0, HELD, HELD),
+        ("the answer to the giving back", Owner, &[Fine, Fine, LostReply], &[], HELD, 0, HELD, HELD),
+        ("the giving back", Owner, &[Fine, Fine, Refused, Refused, Refused], &[], DOWN, 0, BUSY, HELD),
         ("nothing", Stale, &[], &[], MADE, 1, REPLAY, HELD),
         ("two looks", Stale, &[], &[Refused, Refused], MADE, 1, REPLAY, HELD),
         ("the look", Stale, &[], &[Refused, Refused, Refused], DOWN, 0, MADE, HELD),
@@ -174,7 +174,7 @@ async fn e10_q9_what_a_failing_store_does_at_every_step_of_a_guard() {
         let shop = Shop::new("", "");
         match before {
             Nobody => {}
-            Holder => assert_eq!(shop.charge("before").await, is(201, "")),
+            Owner => assert_eq!(shop.charge("before").await, is(201, "")),
             Stale => shop.charge_not_sent("before").await,
         }
         let effects_before = shop.world.effects();
@@ -286,14 +286,14 @@ impl Store for Yielding {
 
 #[tokio::test(start_paused = true)]
 async fn e10_peers_03_a_client_may_vanish_at_every_step_of_a_guard() {
-    for before in [Nobody, Holder, Stale] {
+    for before in [Nobody, Owner, Stale] {
         let mut polls_to_finish = 0;
         for polls in 0.. {
             let world = World::with(policy("", ""), |memory| Arc::new(Yielding(memory)));
-            let held_by_another = before == Holder;
+            let held_by_another = before == Owner;
             match before {
                 Nobody => {}
-                Holder => assert_eq!(world.send(post("before"), created).await.status, 201),
+                Owner => assert_eq!(world.send(post("before"), created).await.status, 201),
                 Stale => assert_eq!(world.send(post("before"), not_sent).await.status, 502),
             }
             let effects_before = world.effects();

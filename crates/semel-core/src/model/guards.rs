@@ -786,7 +786,7 @@ impl World {
         ensure(!executed, I3, "a refusal after an execution")?;
         if problem.kind == ProblemType::GuardHeld {
             let others = (0..KEYS).filter(|key| *key != config.asked[i].key).map(|key| Some(path_of(key)));
-            ensure(others.into_iter().any(|path| path == problem.resource), I10, "the holder is not named")?;
+            ensure(others.into_iter().any(|path| path == problem.resource), I10, "the owner is not named")?;
             let own = self.records[config.asked[i].key].as_ref();
             let is_kept = own.is_some_and(|cell| cell.stamp.exchange.0 == i as u128 + 1);
             ensure(!is_kept, I6, "a refused claim was not given back")?;

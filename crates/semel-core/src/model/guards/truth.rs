@@ -51,11 +51,11 @@ impl World {
             Wants::Nothing => Told::Executed,
             Wants::Unclear => Told::Refused(ProblemType::GuardIncomplete),
             Wants::The(guard) => {
-                let holder = guard_cell(guard).and_then(|cell| match cell.record.phase {
+                let owner_there = guard_cell(guard).and_then(|cell| match cell.record.phase {
                     Phase::Held { owner, .. } if owner != record_key(asked.key) => Some(key_of(owner)),
                     Phase::Held { .. } | Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } => None,
                 });
-                let holds = holder.and_then(|key| self.records[key].as_ref()).map(|cell| cell.record.guard);
+                let holds = owner_there.and_then(|key| self.records[key].as_ref()).map(|cell| cell.record.guard);
                 match (holds == Some(Some(guard_key(guard))), attempt) {
                     (true, 1) => Told::Refused(ProblemType::GuardHeld),
                     (true, _) => Told::Refused(ProblemType::OutcomeUnknown),
