@@ -305,3 +305,20 @@ for_each!(sqlite => async fn the_page_shows_every_vendor_with_its_keys(sandbox: 
     assert!(text.contains(&format!("http://{}", sandbox.addr)) || text.contains("http://api.example"), "{text}");
     assert!(!text.contains("{base}"), "an address is missing");
 });
+
+#[test]
+fn a_wrong_command_line_says_what_would_be_right() {
+    let table: [(&[&str], &str); 4] = [
+        (&["--vendor", "stripe"], "etherfuse, credicorp, yonne, nora"),
+        (&["--database", "mysql://127.0.0.1/x"], "postgres://"),
+        (&["--database", "postgres://127.0.0.1/x", "--data", "x"], "cannot be used with"),
+        (&["--log", "semel=loud"], "is not one"),
+    ];
+    for (args, says) in table {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_semel")).arg("sandbox").args(args).output();
+        let output = output.expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+}
