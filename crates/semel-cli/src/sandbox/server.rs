@@ -1,6 +1,6 @@
 //! The sandbox's listener: reads requests whole, and lets faults happen on the wire.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
@@ -45,9 +45,11 @@ pub(crate) async fn serve<DB: Shelf>(engine: Engine<DB>, listen: SocketAddr) -> 
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     let engine = Arc::new(engine);
-    println!("listening on http://{address}");
-    println!("  {}, on {}", vendors(&engine), engine.database);
-    println!("  http://{address}/ shows vendors, keys and things to try");
+    let mut out = std::io::stdout().lock();
+    // Whoever closed it does not want to know.
+    let _ = writeln!(out, "listening on http://{address}\n  {}, on {}", vendors(&engine), engine.database)
+        .and_then(|()| writeln!(out, "  http://{address}/ shows vendors, keys and things to try"));
+    drop(out);
     let housekeeping = tokio::spawn(Arc::clone(&engine).housekeeping());
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));

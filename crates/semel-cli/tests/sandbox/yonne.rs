@@ -135,7 +135,8 @@ for_each!(sqlite, postgres => async fn e31_e32_exchange_1_validate_says_what_is_
     assert_eq!((&unset["hasPickup"], &unset["pickupAddress"]), (&json!(false), &Value::Null));
 });
 
-for_each!(sqlite, postgres => async fn e32_exchange_2_a_quote_can_be_asked_for_in_both_ways_as_often_as_wanted(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e32_exchange_2_a_quote_can_be_asked_for_in_both_ways_as_often_as_wanted(sandbox: Sandbox) {
     let expected = json!({
         "success": true, "price": FEE, "delivery_fee": FEE, "currency": "MWK", "eta": "24m", "eta_minutes": 24,
         "service_id": "bike_std", "suggested_vehicle_class": "BIKE", "required_weight_kg": 5, "distance_km": 3.9,
@@ -150,8 +151,9 @@ for_each!(sqlite, postgres => async fn e32_exchange_2_a_quote_can_be_asked_for_i
     // The other quote of the pages: 95 kg at 3.5 km.
     let heavy = payload_with(json!({ "delivery_lat": -13.9807, "weight_estimate": "50kg+", "total_weight_kg": 95 }));
     let heavy = json(&sandbox.send(&as_caller(LIVE, post(QUOTE)).body(heavy.to_string())).await);
-    let shown = (&heavy["price"], &heavy["suggested_vehicle_class"], &heavy["required_weight_kg"], &heavy["distance_km"]);
-    assert_eq!(shown, (&json!(18_500), &json!("VAN"), &json!(95), &json!(3.5)), "{heavy}");
+    let names = ["price", "suggested_vehicle_class", "required_weight_kg", "distance_km"];
+    let shown = names.map(|name| heavy[name].clone());
+    assert_eq!(shown, [json!(18_500), json!("VAN"), json!(95), json!(3.5)], "{heavy}");
     sandbox.set(json!({ "pickup": false })).await;
     let unset = sandbox.send(&as_caller(LIVE, post(QUOTE)).body(payload().to_string())).await;
     assert_error(&unset, 400, "Pickup not set");
@@ -159,7 +161,8 @@ for_each!(sqlite, postgres => async fn e32_exchange_2_a_quote_can_be_asked_for_i
     assert_eq!(balance(&sandbox).await, BALANCE);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e24_e25_e34_exchange_3_an_order_has_all_that_a_log_line_needs(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e24_e25_e34_exchange_3_an_order_has_all_that_a_log_line_needs(sandbox: Sandbox) {
     let metadata = json!({ "cart": [1, 2.5, "três", null] });
     let first = sandbox.send(&create(&attempt(1), &payload_with(json!({ "metadata": metadata })))).await;
     assert_first(&first);
@@ -170,7 +173,8 @@ for_each!(sqlite, postgres, gateway => async fn e24_e25_e34_exchange_3_an_order_
     }));
     let records = sandbox.records().await;
     let [record] = records.as_slice() else { panic!("{records:?}") };
-    assert_eq!((&record["kind"], &record["id"], &record["key"]), (&json!("order"), &json!("ORD-123456"), &json!(attempt(1))));
+    let shown = ["kind", "id", "key"].map(|name| record[name].clone());
+    assert_eq!(shown, [json!("order"), json!("ORD-123456"), json!(attempt(1))]);
     let data = &record["data"];
     assert_eq!((&data["merchant_reference_id"], &data["vehicle_class"]), (&json!("WEB-100245"), &json!("BIKE")));
     assert_eq!(data["asked"]["receiver_name"], "Chikondi Banda");
@@ -179,7 +183,8 @@ for_each!(sqlite, postgres, gateway => async fn e24_e25_e34_exchange_3_an_order_
     ]);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e24_e26_e27_q6_exchange_4_a_repeat_gets_the_original_success(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e24_e26_e27_q6_exchange_4_a_repeat_gets_the_original_success(sandbox: Sandbox) {
     let first = sandbox.send(&create(&attempt(1), &payload())).await;
     assert_first(&first);
     // The reply is of its time: what happens later does not show in it.
@@ -194,7 +199,8 @@ for_each!(sqlite, postgres, gateway => async fn e24_e26_e27_q6_exchange_4_a_repe
     assert_eq!(json(&read(&sandbox, "/api/v1/external/track/YON-TRK-123456").await).get("idempotent_replay"), None);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e28_q1_exchange_5_keys_that_count_attempts_make_one_order(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e28_q1_exchange_5_keys_that_count_attempts_make_one_order(sandbox: Sandbox) {
     let first = sandbox.send(&create(&attempt(1), &payload())).await;
     assert_first(&first);
     assert_eq!(first.header("idempotency-warning"), Some("attempt-suffix"), "{first:?}");
@@ -208,7 +214,8 @@ for_each!(sqlite, postgres, gateway => async fn e28_q1_exchange_5_keys_that_coun
     assert_orders(&sandbox, 2).await;
 });
 
-for_each!(sqlite, postgres => async fn e28_q1_exchange_5_taken_literally_the_next_attempt_is_the_duplicate_that_the_text_warns_of(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e28_q1_exchange_5_taken_literally_the_next_attempt_is_the_duplicate_that_the_text_warns_of(sandbox: Sandbox) {
     sandbox.set(json!({ "attempt_suffix": "literal" })).await;
     let first = sandbox.send(&create(&attempt(1), &payload())).await;
     assert_first(&first);
@@ -245,12 +252,7 @@ for_each!(gateway => async fn e24_e30_q4_exchange_6_the_next_attempt_waits_for_t
 });
 
 async fn until_ordered(sandbox: &Sandbox, count: usize) {
-    within("the order is made", async {
-        while sandbox.records().await.len() < count {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    within("the order is made", async { while sandbox.records().await.len() < count {} }).await;
 }
 
 for_each!(sqlite, postgres, gateway => async fn e30_exchange_7_after_a_503_the_same_key_orders(sandbox: Sandbox) {
@@ -291,7 +293,8 @@ for_each!(sqlite, postgres, gateway => async fn e31_q2_exchange_9_after_a_top_up
     assert_orders(&sandbox, 1).await;
 });
 
-for_each!(sqlite, postgres, gateway => async fn e31_q2_q5_exchange_10_when_a_rider_is_there_the_same_key_orders(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e31_q2_q5_exchange_10_when_a_rider_is_there_the_same_key_orders(sandbox: Sandbox) {
     sandbox.set(json!({ "riders_online": ["BIKE"] })).await;
     let heavy = payload_with(json!({ "weight_estimate": "50kg+", "total_weight_kg": 95 }));
     let refused = sandbox.send(&create(&attempt(7), &heavy)).await;
@@ -346,7 +349,9 @@ for_each!(sqlite, postgres => async fn e32_e34_exchange_12_tracking_is_always_sa
 
 for_each!(sqlite, postgres => async fn e32_exchange_13_a_simulated_status_shows_in_tracking(sandbox: Sandbox) {
     sandbox.send(&create(&attempt(1), &payload())).await;
-    let simulate = async |content: Value| sandbox.send(&as_caller(LIVE, post(SIMULATE)).body(content.to_string())).await;
+    let simulate = async |content: Value| {
+        sandbox.send(&as_caller(LIVE, post(SIMULATE)).body(content.to_string())).await
+    };
     // Both ways of writing it, and twice is once.
     for status in ["In Transit", "in_transit", "In Transit"] {
         let done = simulate(json!({ "order_id": "ORD-123456", "status": status })).await;
@@ -379,7 +384,8 @@ for_each!(sqlite, postgres, gateway => async fn e24_exchange_14_fifty_twins_make
     assert_eq!(balance(&sandbox).await, BALANCE - FEE);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e25_exchange_15_the_test_environment_has_its_own_keys_orders_and_wallet(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e25_exchange_15_the_test_environment_has_its_own_keys_orders_and_wallet(sandbox: Sandbox) {
     let live = sandbox.send(&create(&attempt(1), &payload())).await;
     assert_first(&live);
     let request = create(&attempt(1), &payload()).without("X-API-Key");
@@ -413,7 +419,8 @@ for_each!(sqlite, postgres => async fn e24_debit_and_order_are_one(sandbox: Sand
     assert_eq!(balance(&sandbox).await, BALANCE - 17 * FEE);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e25_a_key_is_the_same_quoted_or_bare_and_belongs_to_this_one_call(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e25_a_key_is_the_same_quoted_or_bare_and_belongs_to_this_one_call(sandbox: Sandbox) {
     let first = sandbox.send(&create("order-1", &payload())).await;
     assert_first(&first);
     assert_replay(&first, &sandbox.send(&create("\"order-1\"", &payload())).await);
@@ -442,7 +449,8 @@ for_each!(sqlite, postgres => async fn e25_strict_key_refuses_an_order_without_o
     assert_first(&sandbox.send(&create("order-1", &payload())).await);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e28_q5_another_content_under_a_known_key_is_refused_in_words_of_its_own(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e28_q5_another_content_under_a_known_key_is_refused_in_words_of_its_own(sandbox: Sandbox) {
     let first = sandbox.send(&create(&attempt(1), &payload())).await;
     let other = payload_with(json!({ "receiver_name": "Somebody else" }));
     for n in [1, 2] {
@@ -464,14 +472,16 @@ for_each!(sqlite, postgres => async fn e26_mismatch_replay_tells_the_original_su
     assert_orders(&sandbox, 1).await;
 });
 
-for_each!(sqlite, postgres, gateway => async fn e29_a_new_random_key_per_retry_is_a_new_order_per_retry(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e29_a_new_random_key_per_retry_is_a_new_order_per_retry(sandbox: Sandbox) {
     for key in ["8d8ac610", "f4ac9b1e", "0c3d42aa"] {
         assert_first(&sandbox.send(&create(key, &payload())).await);
     }
     assert_orders(&sandbox, 3).await;
 });
 
-for_each!(sqlite, postgres => async fn e31_q23_after_a_401_the_corrected_api_key_orders_and_a_changed_one_replays(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e31_q23_after_a_401_the_corrected_api_key_orders_and_a_changed_one_replays(sandbox: Sandbox) {
     sandbox.set(json!({ "key_active": { "key": LIVE, "active": false } })).await;
     let refused = sandbox.send(&create(&attempt(1), &payload())).await;
     assert_error(&refused, 401, "Unauthorized");
@@ -503,8 +513,8 @@ for_each!(sqlite, postgres => async fn e24_e30_a_crash_after_the_commit_changes_
     assert_eq!(balance(&sandbox).await, BALANCE - FEE);
 });
 
-// A client in the shape that Yonne's own page shows: three attempts, the number of the attempt in the key, `data.success`
-// as the test of success, 402 and 422 thrown where its own `catch` takes them. The pauses are left out.
+// A client in the shape that Yonne's own page shows: three attempts, the number of the attempt in the key,
+// `data.success` as the test of success, 402 and 422 thrown where its own `catch` takes them. The pauses are left out.
 
 /// How the loop ended.
 #[derive(Debug, PartialEq)]
@@ -552,7 +562,8 @@ async fn page_sample(sandbox: &Sandbox, content: &Value, timeout: Duration) -> (
 /// Far longer than an order takes, unless it is never answered.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-for_each!(sqlite, postgres => async fn e28_e33_q1_the_pages_own_sample_with_two_lost_replies_makes_one_order(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e28_e33_q1_the_pages_own_sample_with_two_lost_replies_makes_one_order(sandbox: Sandbox) {
     sandbox.fault(CREATE_OP, "drop_after", 2).await;
     let (ended, seen) = page_sample(&sandbox, &payload(), TIMEOUT).await;
     assert_eq!(seen, [Err("broken"), Err("broken"), Ok(200)]);
@@ -567,7 +578,8 @@ for_each!(sqlite, postgres => async fn e28_e33_q1_the_pages_own_sample_with_two_
     assert_orders(&sandbox, 3).await;
 });
 
-for_each!(sqlite, postgres => async fn e30_e33_q4_the_pages_own_sample_with_an_answer_that_never_comes_makes_one_order(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e30_e33_q4_the_pages_own_sample_with_an_answer_that_never_comes_makes_one_order(sandbox: Sandbox) {
     sandbox.fault(CREATE_OP, "stall", 1).await;
     let (ended, seen) = page_sample(&sandbox, &payload(), Duration::from_secs(3)).await;
     assert_eq!((seen.first(), seen.last()), (Some(&Err("time-out")), Some(&Ok(200))));
@@ -578,10 +590,10 @@ for_each!(sqlite, postgres => async fn e30_e33_q4_the_pages_own_sample_with_an_a
 for_each!(sqlite, postgres, gateway => async fn e33_q2_blind_retries_of_402_and_422_do_nothing(sandbox: Sandbox) {
     sandbox.set(json!({ "balance": 1_500 })).await;
     let (ended, seen) = page_sample(&sandbox, &payload(), TIMEOUT).await;
-    assert_eq!((ended, seen.as_slice()), (Ended::Threw("Insufficient Funds".to_owned()), [Ok(402); 3].as_slice()));
+    assert_eq!((ended, seen), (Ended::Threw("Insufficient Funds".to_owned()), vec![Ok(402); 3]));
     sandbox.set(json!({ "balance": BALANCE, "riders_online": [] })).await;
     let (ended, seen) = page_sample(&sandbox, &payload(), TIMEOUT).await;
-    assert_eq!((ended, seen.as_slice()), (Ended::Threw("ERR_NO_CAPACITY_AVAILABLE".to_owned()), [Ok(422); 3].as_slice()));
+    assert_eq!((ended, seen), (Ended::Threw("ERR_NO_CAPACITY_AVAILABLE".to_owned()), vec![Ok(422); 3]));
     assert_orders(&sandbox, 0).await;
     assert_eq!(balance(&sandbox).await, BALANCE);
     sandbox.set(json!({ "riders_online": ["TRUCK"] })).await;
@@ -590,7 +602,8 @@ for_each!(sqlite, postgres, gateway => async fn e33_q2_blind_retries_of_402_and_
     assert_orders(&sandbox, 1).await;
 });
 
-for_each!(sqlite, postgres => async fn e33_q3_sends_without_a_pause_do_nothing_and_are_told_when_to_come_back(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e33_q3_sends_without_a_pause_do_nothing_and_are_told_when_to_come_back(sandbox: Sandbox) {
     let content = payload_with(json!({ "delivery_lat": "north" }));
     assert_eq!(page_sample(&sandbox, &content, TIMEOUT).await, (Ended::Undefined, vec![Ok(400); 3]));
     sandbox.fault(CREATE_OP, "status_before:503", 3).await;
@@ -611,7 +624,8 @@ for_each!(sqlite, postgres => async fn e33_q3_sends_without_a_pause_do_nothing_a
     assert_orders(&sandbox, 1).await;
 });
 
-for_each!(sqlite, postgres => async fn e24_e30_q27_whatever_breaks_there_is_at_most_one_order_and_the_answer_is_true(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e24_e30_q27_whatever_breaks_there_is_at_most_one_order_and_the_answer_is_true(sandbox: Sandbox) {
     // Before the order is made: nothing is there. After: the order is. Then the retry tells the truth of either.
     let faults = [
         ("drop_before", 0),
@@ -713,11 +727,11 @@ for_each!(sqlite, postgres => async fn e31_e33_bad_input_is_refused_with_its_rea
     let form = form.header("Content-Type", "application/x-www-form-urlencoded");
     let refused = sandbox.send(&form).await;
     assert_error(&refused, 400, "Missing coordinates");
-    assert!(json(&refused)["message"].as_str().expect("a text").contains("Content-Type: application/json"), "{refused:?}");
+    assert!(refused.text().contains("send Content-Type: application/json."), "{refused:?}");
     let nested = format!("{{\"metadata\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     assert_error(&sandbox.send(&create("order-1", &json!(null)).body(nested)).await, 400, "Missing coordinates");
-    for query in ["", "?delivery_lat=NaN&delivery_lng=1", "?delivery_lat=inf&delivery_lng=1", "?delivery_lat=%FF&delivery_lng"] {
-        assert_eq!(read(&sandbox, &format!("{QUOTE}{query}")).await.status, 400, "{query}");
+    for query in ["lat=1", "lat=NaN&delivery_lng=1", "lat=inf&delivery_lng=1", "lat=%FF&delivery_lng"] {
+        assert_eq!(read(&sandbox, &format!("{QUOTE}?delivery_{query}")).await.status, 400, "{query}");
     }
     assert_orders(&sandbox, 0).await;
     // Odd, and yet right: it is all text.
@@ -725,7 +739,9 @@ for_each!(sqlite, postgres => async fn e31_e33_bad_input_is_refused_with_its_rea
         "receiver_name": "O'Brien \"🛵\" \u{0} \u{202e}", "metadata": { "\u{0}": ["'; DROP TABLE", 1e300, -0.0] },
         "delivery_fee": 7350.0, "total_weight_kg": 0.1,
     }));
-    let first = sandbox.send(&create("order-1", &odd).without("Content-Type").header("Content-Type", "application/JSON; charset=utf-8")).await;
+    let request = create("order-1", &odd).without("Content-Type");
+    let request = request.header("Content-Type", "application/JSON; charset=utf-8");
+    let first = sandbox.send(&request).await;
     assert_first(&first);
     assert_eq!(json(&first)["metadata"], odd["metadata"]);
     assert_eq!(json(&read(&sandbox, "/api/v1/external/track/YON-TRK-123456").await)["metadata"], odd["metadata"]);
@@ -749,7 +765,8 @@ for_each!(sqlite => async fn what_can_be_set_is_checked(sandbox: Sandbox) {
         json!({ "strict_key": "yes" }),
         json!({ "unheard_of": 1 }),
     ] {
-        let refused = sandbox.control("POST", "/_sandbox/fixtures", Some(json!({ "vendor": VENDOR, "set": wrong }))).await;
+        let ask = json!({ "vendor": VENDOR, "set": wrong });
+        let refused = sandbox.control("POST", "/_sandbox/fixtures", Some(ask)).await;
         assert_eq!(refused.status, 400, "{wrong}: {refused:?}");
     }
     assert_eq!(balance(&sandbox).await, BALANCE);

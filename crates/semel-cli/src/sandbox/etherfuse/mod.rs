@@ -8,10 +8,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use semel::BoxError;
 use semel_core::{
-    policy::{PolicyDocument, Preset},
+    policy::{HeaderText, PolicyDocument, Preset, RouteSettings},
     wire::ProblemType,
 };
 use serde_json::{Value, json};
+use toml::Spanned;
 
 use super::{
     api::{self, About, Call, Desk, Mark, Operation, Outcome, Setting, Settings, Takes, Vendor},
@@ -90,8 +91,23 @@ impl Vendor for Etherfuse {
         ]
     }
 
+    /// The preset without its guard: an API looks at the quote before its guard, and a guard before the API cannot.
     fn policy(&self, _settings: &Settings) -> PolicyDocument {
-        PolicyDocument { preset: Some(Preset::Etherfuse), ..PolicyDocument::default() }
+        const TESTED: &str = "presets are tested";
+        let mut preset: toml::Table = Preset::Etherfuse.source().parse().expect(TESTED);
+        for route in preset.get_mut("route").and_then(toml::Value::as_array_mut).into_iter().flatten() {
+            let route = route.as_table_mut().expect(TESTED);
+            route.remove("guard");
+            route.remove("release");
+        }
+        let unguarded = toml::to_string(&preset).expect(TESTED);
+        let Unguarded { principal, defaults, route } = toml::from_str(&unguarded).expect(TESTED);
+        PolicyDocument {
+            principal: Some(principal),
+            defaults: Some(defaults),
+            routes: route,
+            ..PolicyDocument::default()
+        }
     }
 
     async fn furnish(&self, desk: &mut Desk<'_>) -> Outcome<()> {
@@ -138,6 +154,14 @@ impl Vendor for Etherfuse {
             _ => api::json(status, &json!({ "error": status.canonical_reason().unwrap_or("Error") })),
         }
     }
+}
+
+/// A preset as it is written down.
+#[derive(serde::Deserialize)]
+struct Unguarded {
+    principal: Vec<HeaderText>,
+    defaults: Spanned<RouteSettings>,
+    route: Vec<Spanned<RouteSettings>>,
 }
 
 /// The organisation whose key a request carries: the raw key, without a scheme before it, and only one of them.

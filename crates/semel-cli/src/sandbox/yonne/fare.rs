@@ -1,7 +1,7 @@
 //! What a delivery costs, and who can carry it.
 //!
-//! Yonne's pages do not say how a price comes about. The figures here are chosen so that both quotes that the pages show
-//! come out: 7350 MWK for up to 5 kg at 3.9 km, 18500 MWK for 95 kg at 3.5 km (`dialects.md` section 3).
+//! Yonne's pages do not say how a price comes about. The figures here are chosen so that both quotes that they show come
+//! out: 7350 MWK for up to 5 kg at 3.9 km, 18500 MWK for 95 kg at 3.5 km (`dialects.md` section 3).
 
 /// The mean radius of the earth in kilometres.
 const EARTH_RADIUS_KM: f64 = 6371.0;
@@ -110,7 +110,7 @@ pub(super) fn eta_minutes(road_tenths: u64) -> u64 {
     12 + (3 * road_tenths + 5) / 10
 }
 
-/// The buckets of `weight_estimate`, with the weight in kilograms that each stands for. Over 50 kg is one kilogram more.
+/// The buckets of `weight_estimate`, with the weight in kilograms that each stands for. Over 50 kg is a kilogram more.
 pub(super) const BUCKETS: [(&str, f64); 5] =
     [("0-5kg", 5.0), ("5-10kg", 10.0), ("10-20kg", 20.0), ("20-50kg", 50.0), ("50kg+", 51.0)];
 

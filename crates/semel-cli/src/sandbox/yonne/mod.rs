@@ -106,8 +106,8 @@ impl Vendor for Yonne {
         About {
             title: "Yonne",
             says: "A create-order with the same Idempotency-Key within 24 hours gets the original success, marked \
-                   idempotent_replay; errors are not kept, so after a top-up the same key creates the order. A key that \
-                   counts attempts (order-7-attempt-2) is looked up without the number.",
+                   idempotent_replay; errors are not kept, so after a top-up the same key creates the order. A key \
+                   that counts attempts (order-7-attempt-2) is looked up without the number.",
             curl: vec![
                 format!("curl {{base}}/api/v1/external/validate -H 'X-API-Key: {}'", API_KEYS[0].0),
                 create("order-100245-attempt-1"),
