@@ -39,8 +39,8 @@ pub(super) fn about() -> About {
     });
     About {
         title: "Etherfuse",
-        says: "The UUID that a client gives to what it creates is the idempotency key: a create with a taken one is 409, \
-               and GET by that UUID tells what exists. Only one pending onramp per bank account and amount.",
+        says: "The UUID that a client gives to what it creates is the idempotency key: a create with a taken one is \
+               409, and GET by that UUID tells what exists. Only one pending onramp per bank account and amount.",
         curl: vec![
             post("/ramp/quote", &quote),
             post("/ramp/order", &order),
@@ -127,7 +127,7 @@ pub(super) fn operations() -> Vec<Operation> {
         Operation {
             method: Method::POST,
             path: "/ramp/onboarding-url",
-            summary: "An address where a customer onboards; makes the customer, bank account and wallet that are missing",
+            summary: "An address where a customer onboards; makes what is missing of customer, bank account, wallet",
             headers: authorization(),
             content: Some(new_onboarding()),
             replies: replies(

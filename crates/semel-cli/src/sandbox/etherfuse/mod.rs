@@ -1,8 +1,8 @@
 //! Etherfuse in the sandbox: a client names what it creates by a UUID, and the UUID is the idempotency key (S0, S1).
 //!
-//! That an id is taken comes from the preset, and is looked up once more in the books, because not every resource is made
-//! by the call that the preset covers: fixtures and `onboarding-url` make some too. Everything belongs to an organisation,
-//! and another one's ids are unknown ids (Q13).
+//! That an id is taken comes from the preset, and is looked up once more in the books, because not every resource is
+//! made by the call that the preset covers: fixtures and `onboarding-url` make some too. Everything belongs to an
+//! organisation, and another one's ids are unknown ids (Q13).
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -130,7 +130,8 @@ impl Vendor for Etherfuse {
         match name {
             "advance" => order::advance(desk, value).await,
             _ => Ok(Err(format!(
-                "there is no fixture \"{name}\"; there is \"advance\": {{\"order_id\":\"<uuid>\",\"status\":\"funded\"}}"
+                "there is no fixture \"{name}\"; there is \"advance\": \
+                 {{\"order_id\":\"<uuid>\",\"status\":\"funded\"}}"
             ))),
         }
     }
@@ -199,8 +200,8 @@ fn refuse(status: StatusCode, error: &str) -> Stop {
     Stop::Answer(Box::new(api::json(status, &json!({ "error": error }))))
 }
 
-/// What exists is in `Location`, and which of the conflicts it is in `Idempotency-Problem`: the texts are for people, and
-/// clients that take every 409 for "mine exists" are wrong about the pending order (Q7).
+/// What exists is in `Location`, and which of the conflicts it is in `Idempotency-Problem`: the texts are for people,
+/// and clients that take every 409 for "mine exists" are wrong about the pending order (Q7).
 fn conflict(text: &str, code: &str, location: Option<String>) -> Stop {
     let mut response = api::with(api::text(StatusCode::CONFLICT, text), "idempotency-problem", code);
     if let Some(location) = location {
