@@ -93,7 +93,8 @@ async fn advance_to(sandbox: &Sandbox, id: &str, status: &str) {
     sandbox.set(json!({ "advance": { "intent_id": id, "status": status } })).await;
 }
 
-for_each!(sqlite, postgres, gateway => async fn e35_e36_e49_q20_exchange_1_2_a_retry_gets_the_original_reply(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e35_e36_e49_q20_exchange_1_2_a_retry_gets_the_original_reply(sandbox: Sandbox) {
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_eq!(first.status, 201, "{first:?}");
     let made = json(&first);
@@ -108,7 +109,8 @@ for_each!(sqlite, postgres, gateway => async fn e35_e36_e49_q20_exchange_1_2_a_r
     assert_eq!((records.len(), &records[0]["key"]), (1, &json!(U1)), "{records:?}");
 });
 
-for_each!(sqlite, postgres, gateway => async fn e35_e45_exchange_3_a_key_on_another_endpoint_is_another_key(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e35_e45_exchange_3_a_key_on_another_endpoint_is_another_key(sandbox: Sandbox) {
     let on = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     let off = created(&sandbox, OFFRAMP, Some(U1), &offramp()).await;
     assert_ne!(on["id"], off["id"]);
@@ -118,7 +120,8 @@ for_each!(sqlite, postgres, gateway => async fn e35_e45_exchange_3_a_key_on_anot
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&on), id_of(&off)]);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e42_q19_exchange_4_an_edited_form_under_the_old_key_is_a_conflict(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e42_q19_exchange_4_an_edited_form_under_the_old_key_is_a_conflict(sandbox: Sandbox) {
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     let mut edited = onramp();
     edited["amountCents"] = json!(20000);
@@ -129,7 +132,8 @@ for_each!(sqlite, postgres, gateway => async fn e42_q19_exchange_4_an_edited_for
     assert_eq!(ids(&sandbox, "intent").await.len(), 2);
 });
 
-for_each!(sqlite, postgres => async fn e42_q19_exchange_4_or_replays_the_stale_response_when_told_to(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e42_q19_exchange_4_or_replays_the_stale_response_when_told_to(sandbox: Sandbox) {
     sandbox.set(json!({ "mismatch": "replay" })).await;
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     let mut edited = onramp();
@@ -140,9 +144,12 @@ for_each!(sqlite, postgres => async fn e42_q19_exchange_4_or_replays_the_stale_r
     assert_code(&create(&sandbox, ONRAMP, Some(U1), &edited).await, 409, "idempotency_key_reused");
 });
 
-for_each!(sqlite, postgres, gateway => async fn e37_exchange_5_the_key_is_a_uuid(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e37_exchange_5_the_key_is_a_uuid(sandbox: Sandbox) {
     for path in [ONRAMP, OFFRAMP] {
-        for key in ["abc", "", "123", "5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b1", "5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11x", "\u{e9}"] {
+        for key in
+            ["abc", "", "123", "5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b1", "5f1e8a52-7c1d-4e67-9a4d-7e5a1f0c2b11x", "\u{e9}"]
+        {
             let response = create(&sandbox, path, Some(key), &onramp()).await;
             assert_code(&response, 400, "validation_error");
             let errors = json!([{ "field": "idempotency-key", "message": "must be a UUID" }]);
@@ -159,13 +166,15 @@ for_each!(sqlite, postgres, gateway => async fn e37_exchange_5_the_key_is_a_uuid
     }
 });
 
-for_each!(sqlite, postgres, gateway => async fn e35_exchange_6_without_a_key_every_request_is_an_intent(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e35_exchange_6_without_a_key_every_request_is_an_intent(sandbox: Sandbox) {
     let first = created(&sandbox, ONRAMP, None, &onramp()).await;
     let second = created(&sandbox, ONRAMP, None, &onramp()).await;
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&first), id_of(&second)]);
 });
 
-for_each!(sqlite, postgres => async fn e36_e43_exchange_7_a_lost_reply_is_told_again_even_after_a_restart(mut sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e36_e43_exchange_7_a_lost_reply_is_told_again_even_after_a_restart(mut sandbox: Sandbox) {
     sandbox.fault("POST /v2/intents/onramp", "drop_after", 1).await;
     assert!(sandbox.try_send(&posting(TEST, ONRAMP, Some(U2), &onramp())).await.is_err(), "the reply is lost");
     sandbox.kill9();
@@ -180,7 +189,8 @@ for_each!(sqlite, postgres => async fn e36_e43_exchange_7_a_lost_reply_is_told_a
 });
 
 // From outside nobody can tell the two apart, so that a gateway says "unknown" and never executes again.
-for_each!(gateway => async fn e43_q21_exchange_7_a_gateway_does_not_guess_what_became_of_a_lost_reply(sandbox: Sandbox) {
+for_each!(gateway =>
+async fn e43_q21_exchange_7_a_gateway_does_not_guess_what_became_of_a_lost_reply(sandbox: Sandbox) {
     for (fault, key, effects) in [("drop_after", U2, 1), ("drop_before", U3, 1), ("status_after:500", U1, 2)] {
         sandbox.fault("POST /v2/intents/onramp", fault, 1).await;
         let lost = create(&sandbox, ONRAMP, Some(key), &onramp()).await;
@@ -191,21 +201,24 @@ for_each!(gateway => async fn e43_q21_exchange_7_a_gateway_does_not_guess_what_b
     }
 });
 
-for_each!(sqlite, postgres, gateway => async fn e36_exchange_8_a_503_is_not_kept(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e36_exchange_8_a_503_is_not_kept(sandbox: Sandbox) {
     sandbox.fault("POST /v2/intents/onramp", "status_before:503", 1).await;
     assert_eq!(create(&sandbox, ONRAMP, Some(U1), &onramp()).await.status, 503);
     let made = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&made)]);
 });
 
-for_each!(sqlite, postgres => async fn e36_a_500_after_the_commit_is_not_what_a_retry_gets(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e36_a_500_after_the_commit_is_not_what_a_retry_gets(sandbox: Sandbox) {
     sandbox.fault("POST /v2/intents/onramp", "status_after:500", 1).await;
     assert_eq!(create(&sandbox, ONRAMP, Some(U1), &onramp()).await.status, 500);
     let made = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&made)]);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e46_q23_exchange_9_a_key_belongs_to_the_api_key(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e46_q23_exchange_9_a_key_belongs_to_the_api_key(sandbox: Sandbox) {
     let first = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     let live = json(&sandbox.send(&posting("sk_live_a", ONRAMP, Some(U1), &onramp())).await);
     let rotated = json(&sandbox.send(&posting("sk_test_a2", ONRAMP, Some(U1), &onramp())).await);
@@ -214,7 +227,8 @@ for_each!(sqlite, postgres, gateway => async fn e46_q23_exchange_9_a_key_belongs
     assert_ne!(first["instanceId"], live["instanceId"]);
 });
 
-for_each!(sqlite, postgres => async fn q23_a_retry_survives_a_rotated_api_key_where_keys_are_the_instance_s(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn q23_a_retry_survives_a_rotated_api_key_where_keys_are_the_instance_s(sandbox: Sandbox) {
     sandbox.set(json!({ "key_scope": "instance" })).await;
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_replay(&first, &sandbox.send(&posting("sk_test_a2", ONRAMP, Some(U1), &onramp())).await);
@@ -226,7 +240,8 @@ for_each!(sqlite, postgres => async fn q23_a_retry_survives_a_rotated_api_key_wh
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&json(&first)), id_of(&json(&foreign))]);
 });
 
-for_each!(sqlite, postgres => async fn e48_exchange_10_a_retry_past_the_window_is_a_fresh_operation(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e48_exchange_10_a_retry_past_the_window_is_a_fresh_operation(sandbox: Sandbox) {
     let first = create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     sandbox.advance(DAY_MS - 60_000).await;
     assert_replay(&first, &create(&sandbox, ONRAMP, Some(U1), &onramp()).await);
@@ -240,7 +255,8 @@ for_each!(sqlite, postgres => async fn e48_exchange_10_a_retry_past_the_window_i
     assert_ne!(created(&sandbox, ONRAMP, Some(U2), &onramp()).await["id"], json(&short)["id"]);
 });
 
-for_each!(sqlite, postgres => async fn e43_q21_a_recovery_past_the_window_is_refused_when_told_to_be_strict(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e43_q21_a_recovery_past_the_window_is_refused_when_told_to_be_strict(sandbox: Sandbox) {
     sandbox.set(json!({ "expiry": "refuse" })).await;
     created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     sandbox.advance(30 * DAY_MS).await;
@@ -249,7 +265,8 @@ for_each!(sqlite, postgres => async fn e43_q21_a_recovery_past_the_window_is_ref
     assert_eq!(ids(&sandbox, "intent").await.len(), 1);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e38_exchange_11_the_signature_of_a_burn_is_its_key(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e38_exchange_11_the_signature_of_a_burn_is_its_key(sandbox: Sandbox) {
     let off = created(&sandbox, OFFRAMP, Some(U1), &offramp()).await;
     let approve = format!("/v2/intents/{}/approve-burn", id_of(&off));
     let first = create(&sandbox, &approve, None, &burn("sigA")).await;
@@ -266,7 +283,8 @@ for_each!(sqlite, postgres, gateway => async fn e38_exchange_11_the_signature_of
     assert_eq!((burns.len(), &burns[0]["key"], &burns[0]["id"]), (1, &json!("sigA"), &off["id"]), "{burns:?}");
 });
 
-for_each!(sqlite, postgres => async fn e38_a_repeated_signature_is_told_how_the_intent_stands(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e38_a_repeated_signature_is_told_how_the_intent_stands(sandbox: Sandbox) {
     let off = created(&sandbox, OFFRAMP, None, &offramp()).await;
     let approve = format!("/v2/intents/{}/approve-burn", id_of(&off));
     create(&sandbox, &approve, None, &burn("sigA")).await;
@@ -276,7 +294,8 @@ for_each!(sqlite, postgres => async fn e38_a_repeated_signature_is_told_how_the_
     assert_code(&create(&sandbox, &approve, None, &burn("sigB")).await, 409, "burn_signature_conflict");
 });
 
-for_each!(sqlite, postgres => async fn e44_q18_a_new_signature_counts_once_the_old_one_is_dead(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e44_q18_a_new_signature_counts_once_the_old_one_is_dead(sandbox: Sandbox) {
     let off = created(&sandbox, OFFRAMP, None, &offramp()).await;
     let id = id_of(&off);
     let approve = format!("/v2/intents/{id}/approve-burn");
@@ -304,7 +323,8 @@ for_each!(sqlite, postgres => async fn e44_q18_a_new_signature_counts_once_the_o
     assert_eq!(intent(&sandbox, &id).await["status"], "onchain_received");
 });
 
-for_each!(sqlite, postgres, gateway => async fn e38_exchange_12_only_an_offramp_that_exists_has_a_burn(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e38_exchange_12_only_an_offramp_that_exists_has_a_burn(sandbox: Sandbox) {
     let on = created(&sandbox, ONRAMP, None, &onramp()).await;
     let approve = |id: &str| format!("/v2/intents/{id}/approve-burn");
     assert_code(&create(&sandbox, &approve(&id_of(&on)), None, &burn("sigA")).await, 409, "invalid_state");
@@ -324,7 +344,8 @@ for_each!(sqlite, postgres, gateway => async fn e38_exchange_12_only_an_offramp_
     }
 });
 
-for_each!(sqlite, postgres, gateway => async fn e39_q24_exchange_13_a_second_party_with_the_same_cpf_is_a_conflict(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e39_q24_exchange_13_a_second_party_with_the_same_cpf_is_a_conflict(sandbox: Sandbox) {
     let first = create(&sandbox, "/v2/parties", None, &joao()).await;
     assert_eq!(first.status, 201, "{first:?}");
     let party = json(&first);
@@ -347,7 +368,8 @@ for_each!(sqlite, postgres, gateway => async fn e39_q24_exchange_13_a_second_par
     assert_eq!(ids(&sandbox, "party").await.len(), 2);
 });
 
-for_each!(sqlite, postgres => async fn e39_another_api_key_of_the_instance_meets_the_same_cpf(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e39_another_api_key_of_the_instance_meets_the_same_cpf(sandbox: Sandbox) {
     let party = created(&sandbox, "/v2/parties", None, &joao()).await;
     let again = sandbox.send(&posting("sk_test_a2", "/v2/parties", None, &joao())).await;
     assert_eq!((again.status, again.header("location")), (409, Some(&*format!("/v2/parties/{}", id_of(&party)))));
@@ -355,13 +377,15 @@ for_each!(sqlite, postgres => async fn e39_another_api_key_of_the_instance_meets
 });
 
 // Whatever a process wrote or printed.
-for_each!(sqlite, gateway => async fn q24_a_cpf_is_in_no_file_and_in_no_log(sandbox: Sandbox) {
+for_each!(sqlite, gateway =>
+async fn q24_a_cpf_is_in_no_file_and_in_no_log(sandbox: Sandbox) {
     for _ in 0..2 {
         create(&sandbox, "/v2/parties", None, &joao()).await;
     }
     create(&sandbox, "/v2/parties", None, &json!({ "cpf": "12345678901x", "displayName": "João" })).await;
     let data = sandbox.args().iter().position(|arg| arg == "--data").expect("it has a folder");
-    let folder = std::path::Path::new(&sandbox.args()[data + 1]).parent().expect("the sandbox is in a folder").to_owned();
+    let folder =
+        std::path::Path::new(&sandbox.args()[data + 1]).parent().expect("the sandbox is in a folder").to_owned();
     let mut folders = vec![folder];
     let mut seen = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -385,7 +409,8 @@ for_each!(sqlite, gateway => async fn q24_a_cpf_is_in_no_file_and_in_no_log(sand
     assert!(!sandbox.log().contains("12345678901"));
 });
 
-for_each!(sqlite, postgres, gateway => async fn e40_exchange_14_a_wallet_is_replaced_in_place(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e40_exchange_14_a_wallet_is_replaced_in_place(sandbox: Sandbox) {
     let party = created(&sandbox, "/v2/parties", None, &joao()).await;
     let path = format!("/v2/parties/{}/wallet", id_of(&party));
     let first = sandbox.send(&patching(&path, &json!({ "solanaWallet": WALLET }))).await;
@@ -394,23 +419,27 @@ for_each!(sqlite, postgres, gateway => async fn e40_exchange_14_a_wallet_is_repl
     assert_replay(&first, &sandbox.send(&patching(&path, &json!({ "solanaWallet": WALLET }))).await);
     let other = sandbox.send(&patching(&path, &json!({ "solanaWallet": "other" }))).await;
     assert_eq!((other.status, &json(&other)["profile"]["solanaWallet"]), (200, &json!("other")));
-    let missing = sandbox.send(&patching(&format!("/v2/parties/{UNKNOWN_ID}/wallet"), &json!({ "solanaWallet": "x" }))).await;
+    let missing =
+        sandbox.send(&patching(&format!("/v2/parties/{UNKNOWN_ID}/wallet"), &json!({ "solanaWallet": "x" }))).await;
     assert_eq!((missing.status, &json(&missing)["code"]), (404, &json!("not_found")));
     assert_eq!(ids(&sandbox, "party").await.len(), 1);
 });
 
-for_each!(sqlite, postgres, gateway => async fn q22_if_match_keeps_a_late_retry_from_undoing_a_change(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn q22_if_match_keeps_a_late_retry_from_undoing_a_change(sandbox: Sandbox) {
     let made = create(&sandbox, "/v2/parties", None, &joao()).await;
     let path = format!("/v2/parties/{}/wallet", id_of(&json(&made)));
     let bind = |wallet: &str| patching(&path, &json!({ "solanaWallet": wallet }));
-    let wallet = async || json(&fetch(&sandbox, path.trim_end_matches("/wallet")).await)["profile"]["solanaWallet"].clone();
+    let wallet =
+        async || json(&fetch(&sandbox, path.trim_end_matches("/wallet")).await)["profile"]["solanaWallet"].clone();
     // As the source has it: A, B, a late A.
     for (name, bound) in [("A", "A"), ("B", "B"), ("A", "A")] {
         assert_eq!(sandbox.send(&bind(name)).await.status, 200);
         assert_eq!(wallet().await, bound);
     }
     // With what was seen as the condition.
-    let seen = fetch(&sandbox, path.trim_end_matches("/wallet")).await.header("etag").expect("a party has one").to_owned();
+    let seen =
+        fetch(&sandbox, path.trim_end_matches("/wallet")).await.header("etag").expect("a party has one").to_owned();
     let late = bind("C").header("If-Match", &seen);
     assert_eq!(sandbox.send(&late).await.status, 200);
     assert_eq!(sandbox.send(&late).await.status, 200, "what has been done is no conflict");
@@ -425,7 +454,8 @@ for_each!(sqlite, postgres, gateway => async fn q22_if_match_keeps_a_late_retry_
     assert_eq!(sandbox.send(&bind("F").header("If-Match", "*")).await.status, 200);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e42_exchange_15_a_corrected_form_may_use_its_key(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e42_exchange_15_a_corrected_form_may_use_its_key(sandbox: Sandbox) {
     let mut wrong = onramp();
     wrong["amountCents"] = json!(0);
     let refused = create(&sandbox, ONRAMP, Some(U1), &wrong).await;
@@ -435,7 +465,8 @@ for_each!(sqlite, postgres, gateway => async fn e42_exchange_15_a_corrected_form
     assert_eq!(ids(&sandbox, "intent").await.len(), 1);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e46_exchange_16_nobody_sees_another_instance(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e46_exchange_16_nobody_sees_another_instance(sandbox: Sandbox) {
     let made = created(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     let path = format!("/v2/intents/{}", id_of(&made));
     assert_code(&sandbox.get(&path, &[("X-API-Key", "sk_live_a")]).await, 404, "not_found");
@@ -450,7 +481,11 @@ for_each!(sqlite, postgres, gateway => async fn e46_exchange_16_nobody_sees_anot
         let unknown = sandbox.send(&posting(key, ONRAMP, Some(U1), &onramp())).await;
         assert_code(&unknown, 401, "unauthorized");
     }
-    assert_code(&sandbox.send(&post(ONRAMP).header("idempotency-key", U1).body(onramp().to_string())).await, 401, "unauthorized");
+    assert_code(
+        &sandbox.send(&post(ONRAMP).header("idempotency-key", U1).body(onramp().to_string())).await,
+        401,
+        "unauthorized",
+    );
     let two = posting(TEST, ONRAMP, Some(U1), &onramp()).header("X-API-Key", "sk_live_a");
     assert_code(&sandbox.send(&two).await, 401, "unauthorized");
     let nobody = sandbox.get(&format!("/v2/parties/{party}"), &[]).await;
@@ -458,8 +493,11 @@ for_each!(sqlite, postgres, gateway => async fn e46_exchange_16_nobody_sees_anot
     assert!(json(&nobody)["error"].is_string(), "the shape of parties: {nobody:?}");
 });
 
-for_each!(sqlite, postgres, gateway => async fn e36_exchange_16_40_and_50_twins_make_one_intent(sandbox: Sandbox) {
-    for (path, content, key, twins) in [(ONRAMP, onramp(), U1, 40), (OFFRAMP, offramp(), U2, 50), (ONRAMP, onramp(), U3, 50)] {
+for_each!(sqlite, postgres, gateway =>
+async fn e36_exchange_16_40_and_50_twins_make_one_intent(sandbox: Sandbox) {
+    for (path, content, key, twins) in
+        [(ONRAMP, onramp(), U1, 40), (OFFRAMP, offramp(), U2, 50), (ONRAMP, onramp(), U3, 50)]
+    {
         let before = ids(&sandbox, "intent").await.len();
         let responses = together(sandbox.addr, vec![posting(TEST, path, Some(key), &content); twins]).await;
         for response in &responses {
@@ -470,7 +508,8 @@ for_each!(sqlite, postgres, gateway => async fn e36_exchange_16_40_and_50_twins_
     }
 });
 
-for_each!(sqlite, postgres, gateway => async fn e38_50_twins_of_a_burn_approve_it_once(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e38_50_twins_of_a_burn_approve_it_once(sandbox: Sandbox) {
     let off = id_of(&created(&sandbox, OFFRAMP, None, &offramp()).await);
     let approve = format!("/v2/intents/{off}/approve-burn");
     // Two signatures at once: one of them is taken, whichever came first.
@@ -486,14 +525,16 @@ for_each!(sqlite, postgres, gateway => async fn e38_50_twins_of_a_burn_approve_i
     assert_eq!(ids(&sandbox, "burn").await, [off]);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e39_50_twins_of_a_party_make_one(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e39_50_twins_of_a_party_make_one(sandbox: Sandbox) {
     let responses = together(sandbox.addr, vec![posting(TEST, "/v2/parties", None, &joao()); 50]).await;
     assert_eq!(responses.iter().filter(|response| response.status == 201).count(), 1);
     assert_eq!(responses.iter().filter(|response| response.status == 409).count(), 49, "{responses:?}");
     assert_eq!(ids(&sandbox, "party").await.len(), 1);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e41_reads_need_no_key_and_are_never_replayed(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e41_reads_need_no_key_and_are_never_replayed(sandbox: Sandbox) {
     let id = id_of(&created(&sandbox, ONRAMP, Some(U1), &onramp()).await);
     let read = get(&format!("/v2/intents/{id}")).header("X-API-Key", TEST).header("idempotency-key", U1);
     assert_eq!(json(&sandbox.send(&read).await)["status"], "awaiting_fiat_payment");
@@ -515,8 +556,10 @@ async fn click(sandbox: &Sandbox, key: &str, content: &Value) -> Response {
     panic!("no answer in five tries");
 }
 
-for_each!(sqlite, postgres => async fn e42_one_key_per_click_is_one_intent_under_every_fault(sandbox: Sandbox) {
-    let faults = ["drop_before", "drop_after", "status_before:503", "status_before:500", "status_after:500", "status_after:503"];
+for_each!(sqlite, postgres =>
+async fn e42_one_key_per_click_is_one_intent_under_every_fault(sandbox: Sandbox) {
+    let faults =
+        ["drop_before", "drop_after", "status_before:503", "status_before:500", "status_after:500", "status_after:503"];
     for (number, fault) in faults.into_iter().enumerate() {
         sandbox.fault("POST /v2/intents/onramp", fault, 2).await;
         let key = format!("00000000-0000-4000-8000-00000000000{number}");
@@ -525,7 +568,8 @@ for_each!(sqlite, postgres => async fn e42_one_key_per_click_is_one_intent_under
     }
 });
 
-for_each!(sqlite, postgres, gateway => async fn e43_a_client_that_crashed_gets_the_original_with_the_key_that_it_kept(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e43_a_client_that_crashed_gets_the_original_with_the_key_that_it_kept(sandbox: Sandbox) {
     let kept = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(kept.path(), U1).unwrap();
     let mut conn = Conn::open(sandbox.addr).await;
@@ -538,7 +582,8 @@ for_each!(sqlite, postgres, gateway => async fn e43_a_client_that_crashed_gets_t
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&recovered)]);
 });
 
-for_each!(sqlite, postgres, gateway => async fn e47_a_key_of_the_whole_process_makes_every_user_share_one_intent(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn e47_a_key_of_the_whole_process_makes_every_user_share_one_intent(sandbox: Sandbox) {
     const MINTED_AT_LOAD: &str = U1;
     let first = create(&sandbox, ONRAMP, Some(MINTED_AT_LOAD), &onramp()).await;
     let mut second_user = onramp();
@@ -554,7 +599,8 @@ for_each!(sqlite, postgres, gateway => async fn e47_a_key_of_the_whole_process_m
     assert_eq!(ids(&sandbox, "intent").await.len(), 3);
 });
 
-for_each!(sqlite, postgres => async fn e49_q20_a_refusal_of_the_operation_is_replayed_with_its_status(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e49_q20_a_refusal_of_the_operation_is_replayed_with_its_status(sandbox: Sandbox) {
     sandbox.set(json!({ "require_bound_wallet": true })).await;
     let mut unbound = onramp();
     unbound["destinationWallet"] = json!("unbound");
@@ -569,7 +615,8 @@ for_each!(sqlite, postgres => async fn e49_q20_a_refusal_of_the_operation_is_rep
     assert_eq!(ids(&sandbox, "intent").await, [id_of(&made)]);
 });
 
-for_each!(sqlite, postgres => async fn e49_only_successes_are_kept_when_told_so(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn e49_only_successes_are_kept_when_told_so(sandbox: Sandbox) {
     sandbox.set(json!({ "require_bound_wallet": true, "store": "2xx" })).await;
     let mut unbound = onramp();
     unbound["destinationWallet"] = json!("unbound");
@@ -578,7 +625,8 @@ for_each!(sqlite, postgres => async fn e49_only_successes_are_kept_when_told_so(
     assert_eq!(created(&sandbox, ONRAMP, Some(U1), &unbound).await["partyId"], Value::Null);
 });
 
-for_each!(gateway => async fn e43_q21_a_twin_waits_for_the_first_and_no_longer_than_the_limit(sandbox: Sandbox) {
+for_each!(gateway =>
+async fn e43_q21_a_twin_waits_for_the_first_and_no_longer_than_the_limit(sandbox: Sandbox) {
     sandbox.delay("POST /v2/intents/onramp", 1500).await;
     let twins = together(sandbox.addr, vec![posting(TEST, ONRAMP, Some(U1), &onramp()); 2]).await;
     assert_replay(&twins[0], &twins[1]);
@@ -608,11 +656,13 @@ const BROKEN: [&str; 12] = [
     "{}{}",
 ];
 
-for_each!(sqlite, postgres, gateway => async fn bad_contents_are_refused_in_the_api_s_own_shape(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway =>
+async fn bad_contents_are_refused_in_the_api_s_own_shape(sandbox: Sandbox) {
     let off = id_of(&created(&sandbox, OFFRAMP, None, &offramp()).await);
     let party = sandbox.fixtures().await["party_id"].as_str().expect("an id").to_owned();
     let deep = "[".repeat(100_000);
-    let broken = || BROKEN.iter().map(|text| text.as_bytes().to_vec()).chain([vec![0xff, 0xfe], deep.clone().into_bytes()]);
+    let broken =
+        || BROKEN.iter().map(|text| text.as_bytes().to_vec()).chain([vec![0xff, 0xfe], deep.clone().into_bytes()]);
     let paths = [
         ("POST", ONRAMP.to_owned()),
         ("POST", OFFRAMP.to_owned()),
@@ -627,7 +677,12 @@ for_each!(sqlite, postgres, gateway => async fn bad_contents_are_refused_in_the_
             let named = bare.clone().header("Content-Type", "text/plain").header("idempotency-key", U1);
             for request in [bare, typed, named] {
                 let response = sandbox.send(&request).await;
-                assert_eq!(response.status, 400, "{method} {path} {:?}: {response:?}", String::from_utf8_lossy(&content));
+                assert_eq!(
+                    response.status,
+                    400,
+                    "{method} {path} {:?}: {response:?}",
+                    String::from_utf8_lossy(&content)
+                );
                 assert_eq!(json(&response)["code"], "validation_error", "{response:?}");
                 let text = if path.starts_with("/v2/parties") { "error" } else { "message" };
                 assert!(json(&response)[text].is_string(), "{path}: {response:?}");
@@ -640,7 +695,8 @@ for_each!(sqlite, postgres, gateway => async fn bad_contents_are_refused_in_the_
     assert_eq!(sandbox.send(&bare).await.status, 201);
 });
 
-for_each!(sqlite, postgres => async fn bad_members_are_named(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn bad_members_are_named(sandbox: Sandbox) {
     let off = id_of(&created(&sandbox, OFFRAMP, None, &offramp()).await);
     let long = "x".repeat(256);
     let on = |name: &str, value: Value| {
@@ -695,7 +751,11 @@ for_each!(sqlite, postgres => async fn bad_members_are_named(sandbox: Sandbox) {
         assert_eq!(response.status, 400, "{path} {content}: {response:?}");
         let told = json(&response);
         match told.get("validationErrors") {
-            Some(errors) => assert_eq!((errors[0]["field"].as_str(), errors.as_array().map(Vec::len)), (Some(&*field), Some(1)), "{content}: {told}"),
+            Some(errors) => assert_eq!(
+                (errors[0]["field"].as_str(), errors.as_array().map(Vec::len)),
+                (Some(&*field), Some(1)),
+                "{content}: {told}"
+            ),
             None => assert!(told["error"].as_str().is_some_and(|error| error.starts_with(&field)), "{content}: {told}"),
         }
     }
@@ -707,10 +767,12 @@ for_each!(sqlite, postgres => async fn bad_members_are_named(sandbox: Sandbox) {
     assert_eq!(created(&sandbox, "/v2/parties", None, &company).await["profile"]["documentType"], "cnpj");
 });
 
-for_each!(sqlite, postgres => async fn intents_go_on_and_end_as_told(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn intents_go_on_and_end_as_told(sandbox: Sandbox) {
     let on = id_of(&created(&sandbox, ONRAMP, None, &onramp()).await);
     let told = async |set: Value| {
-        let response = sandbox.control("POST", "/_sandbox/fixtures", Some(json!({ "vendor": VENDOR, "set": set }))).await;
+        let response =
+            sandbox.control("POST", "/_sandbox/fixtures", Some(json!({ "vendor": VENDOR, "set": set }))).await;
         (response.status, response.text().to_owned())
     };
     let advance = |id: &str, status: &str| json!({ "advance": { "intent_id": id, "status": status } });
@@ -743,7 +805,8 @@ for_each!(sqlite, postgres => async fn intents_go_on_and_end_as_told(sandbox: Sa
     assert_eq!(told(advance(&waits, "fiat_received")).await.0, 400);
 });
 
-for_each!(sqlite, postgres => async fn a_list_is_told_in_pages(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn a_list_is_told_in_pages(sandbox: Sandbox) {
     let requests: Vec<Request> = (0..101).map(|_| posting(TEST, ONRAMP, None, &onramp())).collect();
     assert!(together(sandbox.addr, requests).await.iter().all(|response| response.status == 201));
     let first = json(&fetch(&sandbox, "/v2/intents").await);
@@ -760,7 +823,8 @@ for_each!(sqlite, postgres => async fn a_list_is_told_in_pages(sandbox: Sandbox)
     }
 });
 
-for_each!(sqlite, postgres => async fn a_replay_has_a_mark_only_when_told_to(sandbox: Sandbox) {
+for_each!(sqlite, postgres =>
+async fn a_replay_has_a_mark_only_when_told_to(sandbox: Sandbox) {
     create(&sandbox, ONRAMP, Some(U1), &onramp()).await;
     assert_eq!(create(&sandbox, ONRAMP, Some(U1), &onramp()).await.header("idempotent-replayed"), None);
     sandbox.set(json!({ "replay_marker": true })).await;

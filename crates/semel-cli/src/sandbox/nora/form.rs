@@ -8,7 +8,8 @@ use crate::sandbox::api::{self, Call, ReplyDoc};
 
 /// The longest text of any member, in characters (`destinationWallet` 1-255, documented).
 pub(super) const TEXT_CHARS_MAX: usize = 255;
-/// The largest amount, in cents: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6). Chosen.
+/// The largest amount, in cents: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6).
+/// Chosen.
 pub(super) const AMOUNT_CENTS_MAX: u64 = (1 << 53) - 1;
 
 /// Intents say `{"code","message"}`, parties say `{"error","code"}` (documented).
