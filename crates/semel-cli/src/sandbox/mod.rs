@@ -65,7 +65,8 @@ const HELP: &str = "\
 Examples:
   semel sandbox
       all four on http://127.0.0.1:4600; that page shows keys and curl lines
-  curl -i http://127.0.0.1:4600/public/v1/enquiries -H 'Content-Type: application/json' -H 'Idempotency-Key: k1' \\
+  curl -i http://127.0.0.1:4600/public/v1/enquiries \\
+    -H 'Content-Type: application/json' -H 'Idempotency-Key: k1' \\
     -d '{\"form\":\"contact-us\",\"fields\":{\"name\":\"Jo\",\"email\":\"jo@example.com\",\"consent\":\"yes\"}}'
       send it twice: one enquiry, and the second reply is the first one
   curl http://127.0.0.1:4600/_sandbox/faults \\
@@ -75,8 +76,9 @@ Examples:
       what really happened
   curl http://127.0.0.1:4600/_sandbox/clock -d '{\"advance_ms\":86401000}'
       a day later; POST /_sandbox/reset starts over
-  semel sandbox --naive --vendor yonne & semel serve --preset yonne --upstream http://127.0.0.1:4600
-      an API without idempotency, and the gateway that gives it
+  semel sandbox --naive --data naive-data
+  semel serve --preset yonne --upstream http://127.0.0.1:4600
+      an API without idempotency, and in a second terminal the gateway that gives it
 
 SIGTERM and SIGINT finish what runs, and exit 0. What is in the database is there at the next start.
 
