@@ -6,10 +6,11 @@ use http::{HeaderMap, Method, header};
 
 use crate::{
     fingerprint::{Fingerprint, FingerprintRule, Member, Request, string_member},
+    guard::{GuardQuestion, GuardRule, Overriding},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
-    scope::{Principal, RecordKey, Scope, Secret},
-    wire::{IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
+    scope::{RecordKey, Scope, Secret},
+    wire::{GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
 };
 
 /// The part of a request that is there before its content.
@@ -65,6 +66,10 @@ pub struct Covered {
     pub resource: Option<String>,
     /// What the caller should mend.
     pub warning: Option<Warning>,
+    /// What is to be found out of its guard, before anything is claimed.
+    pub guard: Option<GuardQuestion>,
+    /// Why the caller passes the guard, where the route allows that (Q14).
+    pub guard_override: Option<String>,
 }
 
 /// Judges a request before its content is read. `now` is the time since the Unix epoch by the caller's clock; it
@@ -145,12 +150,8 @@ impl Admitted {
             Err(error) => return Err(Refused { problem: key_invalid(&error), route }),
         };
         let path = normalise_path(head.path);
-        // Every field line counts: a proxy that adds its own beside the client's must not be overruled by the client's.
-        let credentials = policy
-            .principal()
-            .iter()
-            .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
-        let scope = Scope { principal: Principal::of(secret, credentials), method: head.method.as_str(), path: &path };
+        let principal = policy.principal_of(secret, head);
+        let scope = Scope { principal, method: head.method.as_str(), path: &path };
         let content_type = field(head.headers, &header::CONTENT_TYPE);
         let content_encoding = field(head.headers, &header::CONTENT_ENCODING);
         let request = Request {
@@ -165,7 +166,11 @@ impl Admitted {
         let fingerprint = Fingerprint::of(secret, &route.fingerprint, &request);
         let resource = route.resource.as_ref().map(|template| template.replace("{key}", key.as_str()));
         let warning = key.is_stem().then_some(Warning::AttemptSuffix);
-        Ok(Some(Covered { route, record_key, fingerprint, resource, warning }))
+        let rule = route.guard.as_ref();
+        let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));
+        let asking = rule.filter(|_| guard_override.is_none());
+        let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
+        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override }))
     }
 }
 
@@ -175,6 +180,20 @@ fn field<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<Cow<'h
     let first = lines.next()?;
     Some(lines.fold(Cow::Borrowed(first), |list, line| Cow::Owned([&list, b", ".as_slice(), line].concat())))
 }
+
+/// Why a caller passes a guard; `None` where the rule does not allow it, or no reason is given.
+fn override_reason(rule: &GuardRule, headers: &HeaderMap) -> Option<String> {
+    match rule.overriding {
+        Overriding::Never => None,
+        Overriding::WithReason => {
+            let reason = std::str::from_utf8(headers.get(GUARD_OVERRIDE)?.as_bytes()).ok()?.trim();
+            (!reason.is_empty()).then(|| reason.chars().take(OVERRIDE_REASON_CHARS_MAX).collect())
+        }
+    }
+}
+
+/// How much of a reason is logged, in characters.
+const OVERRIDE_REASON_CHARS_MAX: usize = 200;
 
 /// A slot is filled with something: every member of its fingerprint must be there, and not empty (conformance N7).
 fn operation_key(rule: &FingerprintRule, content: &[u8]) -> Result<Key, KeyError> {

@@ -119,6 +119,8 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
             }
         },
         Phase::Completed { kept, .. } => completed(rules, kept),
+        // A guard under the name of a request: nobody can say what that request did.
+        Phase::Held { .. } => Decision::OutcomeUnknown,
     }
 }
 

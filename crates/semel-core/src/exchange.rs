@@ -12,6 +12,7 @@ use crate::{
     policy::Effect,
     record::{ExchangeId, Kept, Phase, Record, Reply, Stamp},
     register::{Found, Put, Swap, Swapped},
+    scope::RecordKey,
     wire::{KeyStatus, Problem, ProblemType, Warning},
 };
 
@@ -21,19 +22,81 @@ pub struct Exchange {
     rules: Rules,
     fingerprint: Fingerprint,
     id: ExchangeId,
+    guard: Guard,
     writes: u16,
     claims_left: u8,
+    /// The same for the guard.
+    guards_left: u8,
     waited: Duration,
     state: State,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum State {
-    Claiming { attempt: u32, stamp: Stamp, warning: Option<Warning> },
+    Claiming(Claimed),
+    /// Only asks what is there.
+    Asking,
+    /// The key is claimed, and the guard is not.
+    Guarding(Claimed),
+    /// The guard bears `stamp`, and names an owner that may be gone.
+    Looking {
+        claimed: Claimed,
+        stamp: Stamp,
+        resource: Option<String>,
+    },
+    /// Nothing was executed; `problem` is what the caller is told once the claim is undone.
+    GivingBack {
+        problem: Problem,
+    },
     Waiting,
     Executing,
-    Settling { executed: Executed, attempt: u32, warning: Option<Warning> },
+    Settling {
+        executed: Executed,
+        attempt: u32,
+        warning: Option<Warning>,
+    },
     Over,
+}
+
+/// A claim of the key, confirmed or asked for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Claimed {
+    attempt: u32,
+    stamp: Stamp,
+    warning: Option<Warning>,
+}
+
+/// What a request has to do with a guard: a business uniqueness rule that its route may name (`design.md` section 5).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Guard {
+    /// Nothing.
+    Unguarded,
+    /// It must hold this one while it executes, and does so for as long as its record is there (I10).
+    Guarded(GuardClaim),
+    /// It should hold one, and nobody can tell which: the key answers a retry, and nothing is executed.
+    Incomplete(Problem),
+}
+
+/// The guard that a request must hold.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct GuardClaim {
+    /// The guard's register, in the same store.
+    pub key: RecordKey,
+    /// The record of the request itself: whom the guard names.
+    pub owner: RecordKey,
+    /// Where the request's resource is, for those who are refused: a path.
+    pub resource: Option<String>,
+    /// How long after the claim the guard is held at most; never less than the lease.
+    pub hold_for: Duration,
+}
+
+/// Which register a swap is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Which {
+    /// The record of the request.
+    Record,
+    /// The guard it must hold ([`GuardClaim::key`]).
+    Guard,
 }
 
 /// What to do next.
@@ -41,7 +104,14 @@ enum State {
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub enum Step {
     /// Ask the store, then report [`Exchange::on_swapped`] or, when it gave up, [`Exchange::on_store_failed`].
-    Swap(Swap),
+    Swap {
+        /// Where.
+        register: Which,
+        /// What.
+        swap: Swap,
+    },
+    /// Load this record, then report [`Exchange::on_looked`] or, when the store gave up, [`Exchange::on_store_failed`].
+    Look(RecordKey),
     /// Execute once, then report [`Exchange::on_executed`]. The permit is spent by reporting.
     Execute(Permit),
     /// Wait until the record no longer bears `seen`, or `at_most`; then report [`Exchange::on_waited`].
@@ -58,16 +128,12 @@ pub enum Step {
 /// The right to execute once. It cannot be copied, and only a confirmed claim makes one (I3).
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
-pub struct Permit {
-    attempt: u32,
-    stamp: Stamp,
-    warning: Option<Warning>,
-}
+pub struct Permit(Claimed);
 
 impl Permit {
     /// The how-manieth execution of the operation this is, from 1.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.0.attempt
     }
 }
 
@@ -108,22 +174,34 @@ pub enum Answer {
 /// How often one request tries to claim before it says that the key is in flight.
 const CLAIMS_MAX: u8 = 3;
 
+/// What may be written after a claim: the guard, and the settle or what gives the claim back.
+const WRITES_AFTER_CLAIM_MAX: u16 = CLAIMS_MAX as u16 + 1;
+
 /// Every wait uses up at least this much of `wait_max`, so that a driver that wakes at once cannot loop.
 pub const WAIT_MIN: Duration = Duration::from_millis(5);
 
 impl Exchange {
-    /// Opens an exchange: its first step is to claim the key.
-    pub fn open(rules: Rules, fingerprint: Fingerprint, id: ExchangeId) -> (Exchange, Step) {
+    /// Opens an exchange: its first step is to claim the key. The guard comes after it, so that a retry is answered from
+    /// its own record whatever the guard says (Q9).
+    pub fn open(rules: Rules, fingerprint: Fingerprint, id: ExchangeId, guard: Guard) -> (Exchange, Step) {
         let mut exchange = Exchange {
             rules,
             fingerprint,
             id,
+            guard,
             writes: 0,
             claims_left: CLAIMS_MAX,
+            guards_left: CLAIMS_MAX,
             waited: Duration::ZERO,
             state: State::Over,
         };
-        let step = exchange.claim(None, 1, None);
+        let step = match exchange.guard {
+            Guard::Guarded(_) if planted(Bug::GuardBeforeIdentity) => {
+                let stamp = Stamp { exchange: id, write: 0 };
+                exchange.hold(Claimed { attempt: 1, stamp, warning: None }, None)
+            }
+            Guard::Unguarded | Guard::Guarded(_) | Guard::Incomplete(_) => exchange.claim(None, 1, None),
+        };
         (exchange, step)
     }
 
@@ -135,14 +213,32 @@ impl Exchange {
     /// The store answered the swap of the last step.
     pub fn on_swapped(&mut self, swapped: Swapped) -> Step {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Claiming { attempt, stamp, warning } => match swapped {
-                Swapped::Done => {
-                    self.state = State::Executing;
-                    Step::Execute(Permit { attempt, stamp, warning })
-                }
+            State::Claiming(claimed) => match swapped {
+                Swapped::Done => match self.guard {
+                    Guard::Unguarded | Guard::Incomplete(_) => self.execute(claimed),
+                    Guard::Guarded(_) if planted(Bug::GuardBeforeIdentity) => self.execute(claimed),
+                    Guard::Guarded(_) => self.hold(claimed, None),
+                },
                 Swapped::Found(found) => self.judge(&found),
                 Swapped::Absent => self.claim(None, 1, None),
             },
+            State::Asking => match (swapped, &self.guard) {
+                (Swapped::Found(found), _) => self.judge(&found),
+                (Swapped::Done | Swapped::Absent, Guard::Incomplete(problem)) => {
+                    let problem = problem.clone();
+                    self.end(Answer::Refuse(problem))
+                }
+                (Swapped::Done | Swapped::Absent, Guard::Unguarded | Guard::Guarded(_)) => {
+                    unreachable!("whoever can claim does not only ask")
+                }
+            },
+            State::Guarding(claimed) => match swapped {
+                Swapped::Done if planted(Bug::GuardBeforeIdentity) => self.claim(None, 1, None),
+                Swapped::Done => self.execute(claimed),
+                Swapped::Absent => self.hold(claimed, None),
+                Swapped::Found(found) => self.on_guard_found(claimed, found),
+            },
+            State::GivingBack { problem } => self.end(Answer::Refuse(problem)),
             State::Settling { executed, attempt, warning } => match executed {
                 Executed::Replied { effect: Effect::Happened, .. } => self.on_kept(swapped, warning),
                 // Nothing was to be kept, so whoever holds the record now is no concern of this exchange.
@@ -163,19 +259,42 @@ impl Exchange {
                     Swapped::Done | Swapped::Absent => self.end(own(&executed, attempt, warning)),
                 },
             },
-            State::Waiting | State::Executing | State::Over => unreachable!("no swap was asked for"),
+            State::Looking { .. } | State::Waiting | State::Executing | State::Over => {
+                unreachable!("no swap was asked for")
+            }
+        }
+    }
+
+    /// The store answered the look of the last step.
+    pub fn on_looked(&mut self, owner: Option<&Found>) -> Step {
+        let State::Looking { claimed, stamp, resource } = std::mem::replace(&mut self.state, State::Over) else {
+            unreachable!("no look was asked for")
+        };
+        // An owner that has another guard by now has left this one behind.
+        let holds = |owner: &Found| match owner.record.phase {
+            Phase::InFlight { .. } if planted(Bug::InFlightHoldsNothing) => false,
+            Phase::Unknown if planted(Bug::UnknownHoldsNothing) => false,
+            Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } | Phase::Held { .. } => {
+                owner.record.guard == self.guard_key() || planted(Bug::OldGuardStaysHeld)
+            }
+        };
+        match owner {
+            Some(owner) if holds(owner) => self.refuse_held(&claimed, resource),
+            Some(_) | None => self.hold(claimed, Some(stamp)),
         }
     }
 
     /// The store failed, and whether the swap of the last step was applied is not known.
     pub fn on_store_failed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Claiming { attempt, stamp, warning } if planted(Bug::FailOpen) => {
-                self.state = State::Executing;
-                Step::Execute(Permit { attempt, stamp, warning })
-            }
+            State::Claiming(claimed) if planted(Bug::FailOpen) => self.execute(claimed),
             // If the claim was applied after all, it becomes unknown when its lease is over. Nothing was executed (I7).
-            State::Claiming { .. } => self.refuse(ProblemType::StoreUnavailable),
+            State::Claiming(_) | State::Asking | State::GivingBack { .. } => self.refuse(ProblemType::StoreUnavailable),
+            State::Guarding(claimed) if planted(Bug::GuardFailOpen) => self.execute(claimed),
+            // If the guard was taken after all, it names an owner that is not there, which is as good as free.
+            State::Guarding(claimed) | State::Looking { claimed, .. } => {
+                self.give_back(&claimed, problem(ProblemType::StoreUnavailable))
+            }
             State::Settling { executed: Executed::Replied { effect: Effect::Happened, .. }, warning, .. } => {
                 let status = if planted(Bug::UnsettledIsKept) { None } else { Some(KeyStatus::Unkept) };
                 self.end(Answer::Own { status, warning })
@@ -187,14 +306,14 @@ impl Exchange {
                 self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
             }
             State::Settling { executed, attempt, warning } => self.end(own(&executed, attempt, warning)),
-            State::Waiting | State::Executing | State::Over => unreachable!("no swap was asked for"),
+            State::Waiting | State::Executing | State::Over => unreachable!("the store was not asked"),
         }
     }
 
     /// The execution that the permit allowed has ended.
     #[allow(clippy::needless_pass_by_value, reason = "the permit is spent")]
     pub fn on_executed(&mut self, permit: Permit, executed: Executed) -> Step {
-        let Permit { attempt, stamp, warning } = permit;
+        let Permit(Claimed { attempt, stamp, warning }) = permit;
         // An earlier attempt whose outcome is unknown may have had the effect that this one did not have.
         let is_first = attempt == 1 || planted(Bug::ReleaseAfterTakeOver);
         let phase = match &executed {
@@ -209,7 +328,8 @@ impl Exchange {
         };
         self.state = State::Settling { executed, attempt, warning };
         let put = phase.map(|phase| self.put(attempt, phase));
-        Step::Swap(Swap { expect: Some(stamp).filter(|_| !planted(Bug::BlindSettle)), put })
+        let expect = Some(stamp).filter(|_| !planted(Bug::BlindSettle));
+        Step::Swap { register: Which::Record, swap: Swap { expect, put } }
     }
 
     /// The wait is over: the record changed, or the time is up. `elapsed` is how long it took.
@@ -223,14 +343,93 @@ impl Exchange {
     fn claim(&mut self, expect: Option<Stamp>, attempt: u32, warning: Option<Warning>) -> Step {
         // A key that changes hands faster than it can be claimed is in flight, for all this request can tell.
         let Some(claims_left) = self.claims_left.checked_sub(1) else { return self.refuse(ProblemType::InFlight) };
-        // So is one that was waited for so often that stamps would repeat. The last write is for the settle.
-        if self.writes >= u16::MAX - 1 {
+        // So is one that was waited for so often that stamps would repeat.
+        if self.writes >= u16::MAX - WRITES_AFTER_CLAIM_MAX {
             return self.refuse(ProblemType::InFlight);
         }
         self.claims_left = claims_left;
-        let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
-        self.state = State::Claiming { attempt, stamp: put.stamp, warning };
-        Step::Swap(Swap { expect, put: Some(put) })
+        let swap = if matches!(self.guard, Guard::Incomplete(_)) && !planted(Bug::IncompleteIsUnguarded) {
+            self.state = State::Asking;
+            Swap { expect: None, put: None }
+        } else {
+            let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
+            self.state = State::Claiming(Claimed { attempt, stamp: put.stamp, warning });
+            Swap { expect, put: Some(put) }
+        };
+        Step::Swap { register: Which::Record, swap }
+    }
+
+    fn execute(&mut self, claimed: Claimed) -> Step {
+        self.state = State::Executing;
+        Step::Execute(Permit(claimed))
+    }
+
+    /// Puts the own name on the guard where `expect` is. A guard that bears the own name already is written anew as well:
+    /// whoever saw the old stamp, and the owner gone, can then no longer take it over.
+    fn hold(&mut self, claimed: Claimed, expect: Option<Stamp>) -> Step {
+        let Guard::Guarded(GuardClaim { owner, resource, hold_for, .. }) = &self.guard else {
+            unreachable!("only a guarded request holds a guard")
+        };
+        let Some(guards_left) = self.guards_left.checked_sub(1) else {
+            return self.give_back(&claimed, problem(ProblemType::InFlight));
+        };
+        let phase = Phase::Held { owner: *owner, resource: resource.clone() };
+        let retention = (*hold_for).max(self.rules.lease);
+        self.guards_left = guards_left;
+        let mut put = self.put(claimed.attempt, phase);
+        put.record = Record { retention, guard: None, ..put.record };
+        self.state = State::Guarding(claimed);
+        Step::Swap { register: Which::Guard, swap: Swap { expect, put: Some(put) } }
+    }
+
+    fn on_guard_found(&mut self, claimed: Claimed, found: Found) -> Step {
+        let own = match &self.guard {
+            Guard::Guarded(guard) => Some(guard.owner),
+            Guard::Unguarded | Guard::Incomplete(_) => None,
+        };
+        match found.record.phase {
+            Phase::Held { owner, .. } if Some(owner) == own && planted(Bug::GuardNotStampedAnew) => {
+                self.execute(claimed)
+            }
+            Phase::Held { .. } if planted(Bug::GuardTakenBlindly) => self.hold(claimed, Some(found.stamp)),
+            Phase::Held { owner, .. } if Some(owner) == own => self.hold(claimed, Some(found.stamp)),
+            Phase::Held { owner, resource } => {
+                self.state = State::Looking { claimed, stamp: found.stamp, resource };
+                Step::Look(owner)
+            }
+            // Whatever this is, it is no guard, and says nothing of who may execute.
+            Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } => {
+                self.give_back(&claimed, problem(ProblemType::StoreUnavailable))
+            }
+        }
+    }
+
+    /// Another operation holds the guard.
+    fn refuse_held(&mut self, claimed: &Claimed, resource: Option<String>) -> Step {
+        // An earlier attempt of this one may have happened, and whether it did is what the caller must learn.
+        let told = match claimed.attempt {
+            1 => Problem { resource, ..problem(ProblemType::GuardHeld) },
+            _ => problem(ProblemType::OutcomeUnknown),
+        };
+        self.give_back(claimed, told)
+    }
+
+    /// Leaves the key as it was before the claim: nothing was executed.
+    fn give_back(&mut self, claimed: &Claimed, problem: Problem) -> Step {
+        if planted(Bug::ClaimNotGivenBack) {
+            return self.end(Answer::Refuse(problem));
+        }
+        let is_first = claimed.attempt == 1 || planted(Bug::RetryFreesKey);
+        let put = (!is_first).then(|| self.put(claimed.attempt, Phase::Unknown));
+        self.state = State::GivingBack { problem };
+        Step::Swap { register: Which::Record, swap: Swap { expect: Some(claimed.stamp), put } }
+    }
+
+    fn guard_key(&self) -> Option<RecordKey> {
+        match &self.guard {
+            Guard::Guarded(guard) => Some(guard.key),
+            Guard::Unguarded | Guard::Incomplete(_) => None,
+        }
     }
 
     fn put(&mut self, attempt: u32, phase: Phase) -> Put {
@@ -239,12 +438,14 @@ impl Exchange {
         }
         let retention = match phase {
             Phase::InFlight { .. } | Phase::Unknown => self.rules.unknown_for,
-            Phase::Completed { .. } => self.rules.remember_for,
+            Phase::Completed { .. } | Phase::Held { .. } => self.rules.remember_for,
         };
         let stamp = Stamp { exchange: self.id, write: self.writes };
         let is_forgotten = planted(Bug::SettleForgetsFingerprint) && !matches!(phase, Phase::InFlight { .. });
         let fingerprint = if is_forgotten { Fingerprint::from_bytes([0; Fingerprint::LEN]) } else { self.fingerprint };
-        Put { stamp, record: Record { fingerprint, attempt, phase, retention } }
+        let is_settle = matches!(phase, Phase::Unknown | Phase::Completed { .. });
+        let guard = self.guard_key().filter(|_| !(is_settle && planted(Bug::SettleForgetsGuard)));
+        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard } }
     }
 
     fn judge(&mut self, found: &Found) -> Step {
@@ -264,7 +465,20 @@ impl Exchange {
             },
             Decision::OutcomeUnknown => self.refuse(ProblemType::OutcomeUnknown),
             Decision::Mismatch => self.refuse(self.rules.mismatch),
+            // What may have happened under one guard is not done again under another: the first would be free.
+            Decision::TakeOver { attempt: 2.., .. }
+                if found.record.guard.is_some()
+                    && found.record.guard != self.guard_key()
+                    && !planted(Bug::TakeOverChangesGuard) =>
+            {
+                self.refuse(ProblemType::OutcomeUnknown)
+            }
             Decision::TakeOver { attempt, warning } => {
+                if let Guard::Incomplete(problem) = &self.guard {
+                    let problem =
+                        if attempt == 1 { problem.clone() } else { self::problem(ProblemType::OutcomeUnknown) };
+                    return self.end(Answer::Refuse(problem));
+                }
                 self.claim(Some(found.stamp).filter(|_| !planted(Bug::BlindTakeOver)), attempt, warning)
             }
         }
@@ -295,9 +509,10 @@ impl Exchange {
             Phase::Completed { kept: Kept::Reply(reply), .. } => self.end(Answer::Replay(Arc::clone(reply))),
             Phase::InFlight { .. } if planted(Bug::FencedRefuses) => self.refuse(ProblemType::InFlight),
             Phase::Unknown if planted(Bug::FencedRefuses) => self.refuse(ProblemType::OutcomeUnknown),
-            Phase::Completed { kept: Kept::Omitted { .. }, .. } | Phase::InFlight { .. } | Phase::Unknown => {
-                self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
-            }
+            Phase::Completed { kept: Kept::Omitted { .. }, .. }
+            | Phase::InFlight { .. }
+            | Phase::Unknown
+            | Phase::Held { .. } => self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning }),
         }
     }
 
@@ -363,13 +578,13 @@ mod tests {
     const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
 
     fn open(rules: Rules) -> Exchange {
-        Exchange::open(rules, FINGERPRINT, ExchangeId(1)).0
+        Exchange::open(rules, FINGERPRINT, ExchangeId(1), Guard::Unguarded).0
     }
 
     /// What the store finds when another exchange took the record over.
     fn taken_over(phase: Phase) -> Swapped {
         let stamp = Stamp { exchange: ExchangeId(2), write: 2 };
-        let record = Record { fingerprint: FINGERPRINT, attempt: 2, phase, retention: RULES.unknown_for };
+        let record = Record { fingerprint: FINGERPRINT, attempt: 2, phase, retention: RULES.unknown_for, guard: None };
         Swapped::Found(Found { stamp, age: Duration::ZERO, abandoned: false, record })
     }
 
@@ -412,19 +627,19 @@ mod tests {
         let mut last = Stamp { exchange: exchange.id(), write: 1 };
         let answer = loop {
             step = match step {
-                Step::Swap(swap) => {
+                Step::Swap { swap, .. } => {
                     let stamp = swap.put.expect("a claim puts").stamp;
                     assert!(stamp.write > last.write, "{stamp:?} came after {last:?}");
                     last = stamp;
                     exchange.on_swapped(found())
                 }
                 Step::Wait { .. } => exchange.on_waited(Duration::ZERO),
-                Step::Execute(_) => panic!("nothing was claimed"),
+                Step::Execute(_) | Step::Look(_) => panic!("nothing was claimed"),
                 Step::Answer(answer) => break answer,
             };
         };
         let Answer::Refuse(problem) = answer else { panic!("a waiter that gives up is refused") };
-        assert_eq!((problem.kind, last.write), (ProblemType::InFlight, u16::MAX - 1));
+        assert_eq!((problem.kind, last.write), (ProblemType::InFlight, u16::MAX - WRITES_AFTER_CLAIM_MAX));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{key::Pointer, scope::Secret};
 
 mod json;
-pub(crate) use json::{Member, string_member};
+pub(crate) use json::{Document, Member, Value, one_number, string_member};
 
 /// A keyed digest of one request. Equal only if every part that the rule counts is equal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

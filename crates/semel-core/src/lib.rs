@@ -10,6 +10,7 @@
 //! - [`admit`]: from a request to a [`admit::Covered`] request with its [`scope::RecordKey`] and fingerprint;
 //! - [`decide`]: the table of what a record that was found means for a request;
 //! - [`exchange`]: the state machine of one request, from claim to answer;
+//! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
 // I8, by the list in clippy.toml; its own tests may read files and the environment.
@@ -19,6 +20,7 @@ pub mod admit;
 pub mod decide;
 pub mod exchange;
 pub mod fingerprint;
+pub mod guard;
 pub mod key;
 #[cfg(test)]
 mod model;
@@ -26,5 +28,6 @@ mod planted;
 pub mod policy;
 pub mod record;
 pub mod register;
+pub mod release;
 pub mod scope;
 pub mod wire;

@@ -23,27 +23,34 @@
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes goldens so")]
 
 mod digest;
+mod explore;
+mod guards;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashSet, VecDeque},
-    fmt::{self, Write as _},
+    collections::BTreeSet,
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use digest::{Hashed, digest};
+use digest::Hashed;
 use expect_test::expect;
+use explore::{
+    Cell, Checked,
+    Invariant::{I1, I2, I3, I4, I5, I6},
+    Move, ensure, explore, swap_in,
+};
 
 use crate::{
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Permit, Step},
+    exchange::{Answer, Exchange, Executed, Guard, Permit, Step},
     fingerprint::Fingerprint,
-    planted::{Bug, PLANTED, planted},
+    planted::{Bug, PLANTED},
     policy::{Effect, OnCompleted, OnExpired, OnMismatch, OnUnknown},
-    record::{ExchangeId, Kept, Phase, Record, Reply, Stamp},
-    register::{Found, Swap, Swapped},
+    record::{ExchangeId, Kept, Phase, Reply},
+    register::{Swap, Swapped},
     wire::{KeyStatus, Problem, ProblemType, Warning},
 };
 
@@ -55,7 +62,7 @@ fn no_interleaving_breaks_an_invariant() {
     let start = Instant::now();
     for mut config in configurations() {
         config.faults_max += more;
-        let explored = explore(&config);
+        let explored = explore::<World>(&config);
         let states = explored.unwrap_or_else(|broken| panic!("{}\n{broken}", config.name));
         println!("{:<30} {} faults {states:>9} states", config.name, config.faults_max);
         states_total += states;
@@ -100,7 +107,7 @@ fn every_planted_bug_is_caught() {
         PLANTED.set(Some(bug));
         // The fewest faults first: most bugs need few, and few are quick.
         let caught = (0..=2).flat_map(|faults_max| configurations().map(move |config| Config { faults_max, ..config }));
-        let caught = caught.into_iter().find_map(|config| explore(&config).err().map(|broken| (config.name, broken)));
+        let caught = caught.into_iter().find_map(|config| explore::<World>(&config).err().map(|broken| (config.name, broken)));
         let (name, broken) = caught.unwrap_or_else(|| panic!("{bug:?} survives: the model checks too little"));
         let (bug, moves) = (format!("{bug:?}"), broken.moves.len());
         writeln!(table, "{bug:<26} {:?}  {:<58} {name}, {moves} moves", broken.invariant, broken.what)
@@ -208,85 +215,8 @@ fn configurations() -> [Config; 14] {
     ]
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Invariant {
-    I1,
-    I2,
-    I3,
-    I4,
-    I5,
-    I6,
-}
-use Invariant::{I1, I2, I3, I4, I5, I6};
-
 /// What a move does to the world.
 type Change<'a> = dyn Fn(&mut World) -> Checked + 'a;
-
-type Checked<T = ()> = Result<T, (Invariant, &'static str)>;
-
-fn ensure(holds: bool, invariant: Invariant, otherwise: &'static str) -> Checked {
-    if holds { Ok(()) } else { Err((invariant, otherwise)) }
-}
-
-/// A violation, and the shortest way to it.
-struct Broken {
-    invariant: Invariant,
-    what: &'static str,
-    moves: Vec<Move>,
-    world: World,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:?} is broken: {}", self.invariant, self.what)?;
-        for Move { party, what } in &self.moves {
-            match party {
-                Some(party) => writeln!(f, "  exchange {party}: {what}")?,
-                None => writeln!(f, "  {what}")?,
-            }
-        }
-        write!(f, "from {:?}", self.world)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Move {
-    party: Option<usize>,
-    what: &'static str,
-}
-
-fn explore(config: &Config) -> Result<usize, Box<Broken>> {
-    let first = World::new(config);
-    // States are told apart by 128 bits of hash: keeping a million whole worlds would take gigabytes.
-    let mut seen = HashSet::from([digest(&first)]);
-    let mut came_by: Vec<(usize, Move)> = vec![(0, Move { party: None, what: "start" })];
-    let mut queue = VecDeque::from([(0, first)]);
-    while let Some((index, world)) = queue.pop_front() {
-        let broken = |(invariant, what), last: Option<Move>, came_by: &[(usize, Move)]| {
-            let mut moves: Vec<Move> = last.into_iter().collect();
-            let mut at = index;
-            while at != 0 {
-                moves.push(came_by[at].1);
-                at = came_by[at].0;
-            }
-            moves.reverse();
-            Box::new(Broken { invariant, what, moves, world: world.clone() })
-        };
-        if world.is_at_rest() {
-            world.check_at_rest(config).map_err(|why| broken(why, None, &came_by))?;
-        }
-        let mut next = Vec::new();
-        world.moves(config, &mut |step, result| next.push((step, result)));
-        for (step, result) in next {
-            let next = result.map_err(|why| broken(why, Some(step), &came_by))?;
-            if seen.insert(digest(&next)) {
-                queue.push_back((came_by.len(), next));
-                came_by.push((index, step));
-            }
-        }
-    }
-    Ok(seen.len())
-}
 
 /// Everything there is.
 #[derive(Clone, Hash, Debug)]
@@ -307,14 +237,6 @@ struct World {
     is_reply_told: bool,
     /// Something happened after which a key may stay refused: a crash, a store given up on, an outcome not known.
     is_in_doubt: bool,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Cell {
-    stamp: Stamp,
-    age: Duration,
-    abandoned: bool,
-    record: Record,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -377,49 +299,6 @@ enum Asks {
     Again,
 }
 
-impl Cell {
-    /// What a store shows: it vanishes by a move, so here it is always within its retention.
-    fn found(&self) -> Found {
-        let record = self.record.clone().at_age(self.age).expect("a record past its retention is taken away");
-        Found { stamp: self.stamp, age: self.age, abandoned: self.abandoned, record }
-    }
-
-    fn is_running(&self) -> bool {
-        matches!(self.record.phase, Phase::InFlight { lease } if self.age < lease && !self.abandoned)
-    }
-
-    /// The next age at which something changes.
-    fn ages_to(&self) -> Duration {
-        let steps = match &self.record.phase {
-            Phase::InFlight { lease } => [*lease, self.record.retention],
-            Phase::Unknown => [self.record.retention; 2],
-            Phase::Completed { replay_for, .. } => [*replay_for, self.record.retention],
-        };
-        steps.into_iter().find(|step| self.age < *step).expect("a record past its retention is taken away")
-    }
-}
-
-/// The store contract.
-fn swap_in(cell: &mut Option<Hashed<Cell>>, swap: &Swap) -> Swapped {
-    let there = cell.as_ref().map(|cell| cell.stamp);
-    if let Some(put) = &swap.put
-        && there == Some(put.stamp)
-        && !planted(Bug::StoreForgetsStampRule)
-    {
-        return Swapped::Done;
-    }
-    if there == swap.expect {
-        *cell = swap.put.clone().map(|put| {
-            Hashed::new(Cell { stamp: put.stamp, age: Duration::ZERO, abandoned: false, record: put.record })
-        });
-        return Swapped::Done;
-    }
-    match cell {
-        Some(cell) => Swapped::Found(cell.found()),
-        None => Swapped::Absent,
-    }
-}
-
 const STATUS_OF_FIRST: u16 = 200;
 
 fn reply_of(party: usize) -> Arc<Reply> {
@@ -434,12 +313,14 @@ fn fingerprint(config: &Config, party: usize) -> Fingerprint {
 /// Whoever asks the store more often than this asks for ever: three claims, again after each of two waits, and a settle.
 const WRITES_MAX: u16 = 10;
 
-impl World {
+impl explore::World for World {
+    type Config = Config;
+
     fn new(config: &Config) -> World {
         let parties = (0..config.fingerprints.len()).map(|party| {
             let id = ExchangeId(party as u128 + 1);
-            let (exchange, step) = Exchange::open(config.rules, fingerprint(config, party), id);
-            let Step::Swap(swap) = step else { panic!("an exchange opens with a claim") };
+            let (exchange, step) = Exchange::open(config.rules, fingerprint(config, party), id, Guard::Unguarded);
+            let Step::Swap { swap, .. } = step else { panic!("an exchange opens with a claim") };
             Hashed::new(Party::Asking { exchange, swap, purpose: Purpose::Claim, asks: Asks::Never })
         });
         World {
@@ -508,6 +389,21 @@ impl World {
         }
     }
 
+    fn check_at_rest(&self, config: &Config) -> Checked {
+        let without_faults = self.faults_left == config.faults_max && self.forgets_left == config.forgets_max;
+        ensure(!without_faults || self.is_reply_told, I6, "without a fault, nobody got the reply")?;
+        let refuses = config.rules.on_unknown == OnUnknown::Refuse;
+        let stuck =
+            matches!(self.cell.as_ref().map(|c| &c.record.phase), Some(Phase::InFlight { .. } | Phase::Unknown));
+        ensure(self.is_in_doubt || !refuses || !stuck, I6, "a key stays refused though all is known of it")?;
+        for fingerprint in [1, 9] {
+            self.check_newcomer(config, Fingerprint::from_bytes([fingerprint; Fingerprint::LEN]))?;
+        }
+        Ok(())
+    }
+}
+
+impl World {
     fn moves_of(&self, config: &Config, i: usize, party: &Party, go: &mut dyn FnMut(&'static str, u8, &Change<'_>)) {
         match party {
             Party::Over => {}
@@ -567,7 +463,7 @@ impl World {
                         w.is_in_doubt |= matches!(outcome, Outcome::Unclear | Outcome::Unknown);
                         let mut exchange = exchange.clone();
                         let step = exchange.on_executed(permit.clone(), executed());
-                        let Step::Swap(swap) = step else { panic!("an execution is settled") };
+                        let Step::Swap { swap, .. } = step else { panic!("an execution is settled") };
                         let purpose = Purpose::Settle { ran: Ran { life, outcome } };
                         w.parties[i] = Hashed::new(Party::Asking { exchange, swap, purpose, asks: Asks::Once });
                         Ok(())
@@ -642,6 +538,7 @@ impl World {
                     ensure(expired, I2, "a completed record was replaced")?;
                     self.life += 1;
                 }
+                Phase::Held { .. } => panic!("nothing is guarded here"),
                 Phase::InFlight { .. } | Phase::Unknown => {
                     // The claim of somebody who is gone may land late, and be taken over by who saw it before it was released.
                     let owner = usize::try_from(cell.stamp.exchange.0 - 1).expect("few exchanges");
@@ -694,14 +591,16 @@ impl World {
                 self.check_answer(config, ask.party, Some(ran), &answer)
             }
             (step, Purpose::Claim) => self.go_on(config, ask.party, exchange, step),
-            (Step::Swap(_) | Step::Wait { .. }, Purpose::Settle { .. }) => panic!("a settle is the last swap"),
+            (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. }, Purpose::Settle { .. }) => {
+                panic!("a settle is the last swap")
+            }
         }
     }
 
     /// A step that is no execution, of an exchange that has not executed.
     fn go_on(&mut self, config: &Config, i: usize, exchange: Exchange, step: Step) -> Checked {
         let party = match step {
-            Step::Swap(swap) => {
+            Step::Swap { swap, .. } => {
                 let writes = swap.put.as_ref().map_or(0, |put| put.stamp.write);
                 ensure(writes <= WRITES_MAX, I6, "an exchange asks for ever")?;
                 Party::Asking { exchange, swap, purpose: Purpose::Claim, asks: Asks::Once }
@@ -716,6 +615,7 @@ impl World {
                 Party::Over
             }
             Step::Execute(_) => return Err((I3, "an execution began without its claim")),
+            Step::Look(_) => panic!("nothing is guarded here"),
         };
         self.parties[i] = Hashed::new(party);
         Ok(())
@@ -799,32 +699,21 @@ impl World {
         }
     }
 
-    fn check_at_rest(&self, config: &Config) -> Checked {
-        let without_faults = self.faults_left == config.faults_max && self.forgets_left == config.forgets_max;
-        ensure(!without_faults || self.is_reply_told, I6, "without a fault, nobody got the reply")?;
-        let refuses = config.rules.on_unknown == OnUnknown::Refuse;
-        let stuck =
-            matches!(self.cell.as_ref().map(|c| &c.record.phase), Some(Phase::InFlight { .. } | Phase::Unknown));
-        ensure(self.is_in_doubt || !refuses || !stuck, I6, "a key stays refused though all is known of it")?;
-        for fingerprint in [1, 9] {
-            self.check_newcomer(config, Fingerprint::from_bytes([fingerprint; Fingerprint::LEN]))?;
-        }
-        Ok(())
-    }
-
     /// Sends one more request, alone and without faults, and compares what it is told with the truth.
     fn check_newcomer(&self, config: &Config, fingerprint: Fingerprint) -> Checked {
         const ME: usize = 7;
-        let (mut exchange, mut step) = Exchange::open(config.rules, fingerprint, ExchangeId(ME as u128 + 1));
+        let (mut exchange, mut step) =
+            Exchange::open(config.rules, fingerprint, ExchangeId(ME as u128 + 1), Guard::Unguarded);
         let mut cell = self.cell.clone();
         let answer = loop {
             step = match step {
-                Step::Swap(swap) => exchange.on_swapped(swap_in(&mut cell, &swap)),
+                Step::Swap { swap, .. } => exchange.on_swapped(swap_in(&mut cell, &swap)),
                 Step::Execute(permit) => {
                     let kept = Kept::Reply(reply_of(ME));
                     exchange.on_executed(permit, Executed::Replied { kept, effect: Effect::Happened })
                 }
                 Step::Wait { at_most, .. } => exchange.on_waited(at_most),
+                Step::Look(_) => panic!("nothing is guarded here"),
                 Step::Answer(answer) => break answer,
             };
         };
@@ -845,6 +734,7 @@ impl World {
                     Told::Replayed(reply.status)
                 }
                 Phase::Completed { .. } => Told::Refused(ProblemType::ReplyGone),
+                Phase::Held { .. } => panic!("nothing is guarded here"),
                 Phase::InFlight { .. } if cell.is_running() => Told::Refused(ProblemType::InFlight),
                 Phase::InFlight { .. } | Phase::Unknown => match config.rules.on_unknown {
                     OnUnknown::Refuse => Told::Refused(ProblemType::OutcomeUnknown),

@@ -50,11 +50,41 @@ pub(crate) enum Bug {
     AbandonedIsInFlight,
     /// A store forgets that its own stamp is its own: a repeated swap is told that somebody else was there.
     StoreForgetsStampRule,
+    /// The guard is taken before the key is claimed.
+    GuardBeforeIdentity,
+    /// A guard that names another owner is taken without a look at the owner.
+    GuardTakenBlindly,
+    /// An owner whose outcome is unknown counts as gone.
+    UnknownHoldsNothing,
+    /// An owner that executes counts as gone.
+    InFlightHoldsNothing,
+    /// A retry that finds its own name on the guard executes without writing it anew.
+    GuardNotStampedAnew,
+    /// Executes although the store did not confirm the guard.
+    GuardFailOpen,
+    /// Who is refused by a guard leaves its claim of the key behind.
+    ClaimNotGivenBack,
+    /// An attempt that meets the guard in other hands frees the key, although an earlier one may have happened.
+    RetryFreesKey,
+    /// What is settled does not say which guard it has.
+    SettleForgetsGuard,
+    /// An owner that has another guard by now still holds this one.
+    OldGuardStaysHeld,
+    /// What may have happened under one guard is done again under another.
+    TakeOverChangesGuard,
+    /// A request whose guard is unclear executes without one.
+    IncompleteIsUnguarded,
+    /// A response releases what was written after it was asked for.
+    ReleaseIgnoresAge,
+    /// A release does not look at the owner again once it knows the guard's stamp.
+    ReleaseLooksOnce,
+    /// A release deletes the guard whatever its stamp.
+    ReleaseIsBlind,
 }
 
 #[cfg(test)]
 impl Bug {
-    /// All of them.
+    /// All that take a single key.
     pub(crate) const ALL: [Bug; 23] = [
         Bug::PhaseBeforeFingerprint,
         Bug::FailOpen,
@@ -79,6 +109,25 @@ impl Bug {
         Bug::TakeOverForgetsAttempt,
         Bug::AbandonedIsInFlight,
         Bug::StoreForgetsStampRule,
+    ];
+
+    /// Those that take a guard.
+    pub(crate) const OF_GUARDS: [Bug; 15] = [
+        Bug::GuardBeforeIdentity,
+        Bug::GuardTakenBlindly,
+        Bug::UnknownHoldsNothing,
+        Bug::InFlightHoldsNothing,
+        Bug::GuardNotStampedAnew,
+        Bug::GuardFailOpen,
+        Bug::ClaimNotGivenBack,
+        Bug::RetryFreesKey,
+        Bug::SettleForgetsGuard,
+        Bug::OldGuardStaysHeld,
+        Bug::TakeOverChangesGuard,
+        Bug::IncompleteIsUnguarded,
+        Bug::ReleaseIgnoresAge,
+        Bug::ReleaseLooksOnce,
+        Bug::ReleaseIsBlind,
     ];
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::fingerprint::Fingerprint;
+use crate::{fingerprint::Fingerprint, scope::RecordKey};
 
 /// Who an exchange is: 128 random bits minted by whoever drives it. Shown in logs and problems, never secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +46,9 @@ pub struct Record {
     pub phase: Phase,
     /// How long after its write this record lives; past it the key counts as never seen.
     pub retention: Duration,
+    /// The guard that this operation is to hold, on a guarded route: by it a release finds the guard from its owner, and
+    /// a guard that names an owner which has another guard by now is known to be stale.
+    pub guard: Option<RecordKey>,
 }
 
 /// Where an operation stands.
@@ -65,6 +68,14 @@ pub enum Phase {
         /// How long after its write the reply may be replayed; after that only the fact is remembered.
         replay_for: Duration,
     },
+    /// Not an operation but a guard: the register that says who holds it. It counts only while the owner's record is
+    /// there and names this guard; otherwise whoever finds it takes it over (I10).
+    Held {
+        /// The record of the operation that holds it.
+        owner: RecordKey,
+        /// Where the owner's resource is: a path, for whoever is refused.
+        resource: Option<String>,
+    },
 }
 
 /// The kind of a [`Phase`], for counting and scanning.
@@ -77,6 +88,8 @@ pub enum PhaseKind {
     Unknown = 2,
     /// See [`Phase::Completed`].
     Completed = 3,
+    /// See [`Phase::Held`].
+    Held = 4,
 }
 
 /// What a completed record can tell a retry.
@@ -120,6 +133,7 @@ impl Record {
             Phase::InFlight { .. } => PhaseKind::InFlight,
             Phase::Unknown => PhaseKind::Unknown,
             Phase::Completed { .. } => PhaseKind::Completed,
+            Phase::Held { .. } => PhaseKind::Held,
         }
     }
 
@@ -147,22 +161,28 @@ impl Record {
     pub fn trims_at(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Completed { kept: Kept::Reply(_), replay_for } if *replay_for < self.retention => Some(*replay_for),
-            Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown => None,
+            Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown | Phase::Held { .. } => None,
         }
     }
 
     /// Appends the bytes of this record to `out`. The format is golden-tested: what release N writes, N + 1 reads (I9).
     pub fn encode(&self, out: &mut BytesMut) {
-        out.put_u8(FORMAT);
-        out.put_u8(match &self.phase {
+        let tag = match &self.phase {
             Phase::InFlight { .. } => TAG_IN_FLIGHT,
             Phase::Unknown => TAG_UNKNOWN,
             Phase::Completed { kept: Kept::Reply(_), .. } => TAG_REPLY,
             Phase::Completed { kept: Kept::Omitted { .. }, .. } => TAG_OMITTED,
-        });
+            Phase::Held { .. } => TAG_HELD,
+        };
+        let tag = if self.guard.is_some() { tag | GUARDED } else { tag };
+        out.put_u8(if tag > TAG_OMITTED { FORMAT } else { FORMAT_UNGUARDED });
+        out.put_u8(tag);
         out.put_slice(self.fingerprint.as_bytes());
         out.put_u32_le(self.attempt);
         out.put_u64_le(millis(self.retention));
+        if let Some(guard) = &self.guard {
+            out.put_slice(guard.as_bytes());
+        }
         match &self.phase {
             Phase::InFlight { lease } => out.put_u64_le(millis(*lease)),
             Phase::Unknown => {}
@@ -181,6 +201,13 @@ impl Record {
                     out.put_slice(&reply.content);
                 }
             }
+            Phase::Held { owner, resource } => {
+                out.put_slice(owner.as_bytes());
+                // An empty path names nothing.
+                let resource = resource.as_deref().unwrap_or_default();
+                put_len(out, resource.len());
+                out.put_slice(resource.as_bytes());
+            }
         }
     }
 
@@ -189,17 +216,24 @@ impl Record {
     /// Bytes that do not decode are an error and never "absent" (I11).
     pub fn decode(bytes: Bytes) -> Result<Record, DecodeError> {
         let mut r = Reader(bytes);
-        match r.u8()? {
-            FORMAT => {}
+        let format = r.u8()?;
+        match format {
+            FORMAT | FORMAT_UNGUARDED => {}
             newer if newer > FORMAT => return Err(DecodeError::NewerFormat { found: newer, known: FORMAT }),
             _ => return Err(DecodeError::Malformed("format version")),
         }
         let tag = r.u8()?;
+        // Every record has one form only.
+        if (tag > TAG_OMITTED) != (format == FORMAT) {
+            return Err(DecodeError::Malformed("phase tag"));
+        }
         let digest: [u8; Fingerprint::LEN] =
             r.take(Fingerprint::LEN)?.as_ref().try_into().expect("took exactly that many bytes");
         let fingerprint = Fingerprint::from_bytes(digest);
         let attempt = r.u32()?;
         let retention = Duration::from_millis(r.u64()?);
+        let guard = if tag & GUARDED == 0 { None } else { Some(r.key()?) };
+        let tag = tag & !GUARDED;
         let phase = match tag {
             TAG_IN_FLIGHT => Phase::InFlight { lease: Duration::from_millis(r.u64()?) },
             TAG_UNKNOWN => Phase::Unknown,
@@ -222,12 +256,17 @@ impl Record {
                 };
                 Phase::Completed { kept, replay_for }
             }
+            TAG_HELD => {
+                let owner = r.key()?;
+                let resource = String::from_utf8(r.run()?.into()).map_err(|_| DecodeError::Malformed("resource"))?;
+                Phase::Held { owner, resource: Some(resource).filter(|path| !path.is_empty()) }
+            }
             _ => return Err(DecodeError::Malformed("phase tag")),
         };
         if !r.0.is_empty() {
             return Err(DecodeError::Malformed("trailing bytes"));
         }
-        Ok(Record { fingerprint, attempt, phase, retention })
+        Ok(Record { fingerprint, attempt, phase, retention, guard })
     }
 }
 
@@ -247,13 +286,18 @@ pub enum DecodeError {
     Malformed(&'static str),
 }
 
-/// The version of the record format that this release writes.
-pub const FORMAT: u8 = 1;
+/// The newest version of the record format that this release writes: with guards.
+pub const FORMAT: u8 = 2;
+/// The version of records that have nothing to do with a guard, which a release without guards reads too.
+const FORMAT_UNGUARDED: u8 = 1;
 
 const TAG_IN_FLIGHT: u8 = 1;
 const TAG_UNKNOWN: u8 = 2;
 const TAG_REPLY: u8 = 3;
 const TAG_OMITTED: u8 = 4;
+const TAG_HELD: u8 = 5;
+/// Added to the tag of a record that has a guard.
+const GUARDED: u8 = 0x80;
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
@@ -275,6 +319,10 @@ impl Reader {
     fn run(&mut self) -> Result<Bytes, DecodeError> {
         let len = self.u32()? as usize;
         self.take(len)
+    }
+    fn key(&mut self) -> Result<RecordKey, DecodeError> {
+        let bytes = self.take(RecordKey::LEN)?;
+        Ok(RecordKey::from_bytes(bytes.as_ref().try_into().expect("took exactly that many bytes")))
     }
     fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.take(1)?[0])

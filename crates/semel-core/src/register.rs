@@ -23,6 +23,7 @@ pub struct Put {
 }
 
 /// What became of a [`Swap`].
+#[allow(clippy::large_enum_variant, reason = "answered and matched at once, and never kept")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Swapped {
     /// It is done, and durable; or what lives there already bore the stamp of `put`.

@@ -88,6 +88,13 @@ impl RecordKey {
         RecordKey(secret.digest("semel record key 1", &parts))
     }
 
+    /// Digests whose guard it is, its name and its canonical values. Its domain keeps it apart from every record.
+    pub(crate) fn of_guard(secret: &Secret, principal: &Principal, name: &str, values: &[Vec<u8>]) -> RecordKey {
+        let mut parts: Vec<&[u8]> = vec![&principal.0, name.as_bytes()];
+        parts.extend(values.iter().map(Vec::as_slice));
+        RecordKey(secret.digest("semel guard 1", &parts))
+    }
+
     /// A key for work that follows from this record, as a UUID of version 8 (RFC 9562 section 5.8): the same for the same
     /// record and label, and nobody who sees it learns anything of the record.
     ///

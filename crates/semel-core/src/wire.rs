@@ -15,6 +15,8 @@ pub const IDEMPOTENCY_EFFECT: HeaderName = HeaderName::from_static("idempotency-
 pub const IDEMPOTENCY_WARNING: HeaderName = HeaderName::from_static("idempotency-warning");
 /// `Idempotency-Problem` names the problem's code where the content is in an API's own words and does not.
 pub const IDEMPOTENCY_PROBLEM: HeaderName = HeaderName::from_static("idempotency-problem");
+/// `Guard-Override: <reason>`, by which a caller passes a guard whose rule allows it (Q14).
+pub const GUARD_OVERRIDE: HeaderName = HeaderName::from_static("guard-override");
 /// `Repeatability-First-Sent` (OASIS Repeatable Requests 1.0): when the client first sent this request.
 pub const REPEATABILITY_FIRST_SENT: HeaderName = HeaderName::from_static("repeatability-first-sent");
 /// `Repeatability-Result: rejected` answers a request whose `Repeatability-First-Sent` is out of the window.
@@ -184,6 +186,10 @@ pub enum ProblemType {
     ResourceIdReused,
     /// The operation was already done with another value (E38).
     SlotTaken,
+    /// Another live operation holds the guard of this one (E10): the problem names its resource.
+    GuardHeld,
+    /// The values of the route's guard cannot be told, so nobody can know whether it is held.
+    GuardIncomplete,
     /// The request was first sent longer ago than keys are remembered, so nobody can know whether it was done.
     TooLate,
     /// The origin could not be reached; nothing was sent.
@@ -192,7 +198,7 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// All of them, in the order of the reference page.
-    pub const ALL: [ProblemType; 15] = [
+    pub const ALL: [ProblemType; 17] = [
         ProblemType::KeyMissing,
         ProblemType::KeyInvalid,
         ProblemType::KeyReused,
@@ -206,6 +212,8 @@ impl ProblemType {
         ProblemType::ResourceExists,
         ProblemType::ResourceIdReused,
         ProblemType::SlotTaken,
+        ProblemType::GuardHeld,
+        ProblemType::GuardIncomplete,
         ProblemType::TooLate,
         ProblemType::OriginUnavailable,
     ];
@@ -226,6 +234,8 @@ impl ProblemType {
             ProblemType::ResourceExists => "resource-exists",
             ProblemType::ResourceIdReused => "resource-id-reused",
             ProblemType::SlotTaken => "slot-taken",
+            ProblemType::GuardHeld => "guard-held",
+            ProblemType::GuardIncomplete => "guard-incomplete",
             ProblemType::TooLate => "too-late",
             ProblemType::OriginUnavailable => "origin-unavailable",
         }
@@ -252,6 +262,8 @@ impl ProblemType {
             ProblemType::ResourceExists => "The resource already exists",
             ProblemType::ResourceIdReused => "The resource already exists with other fields",
             ProblemType::SlotTaken => "The operation was already done with another value",
+            ProblemType::GuardHeld => "Another operation that is still live excludes this one",
+            ProblemType::GuardIncomplete => "The request does not say what its guard compares",
             ProblemType::TooLate => "The request is too old to be told apart from a repetition",
             ProblemType::OriginUnavailable => "The origin cannot be reached",
         }
@@ -260,16 +272,18 @@ impl ProblemType {
     /// The status unless a route says otherwise.
     pub fn default_status(self) -> StatusCode {
         match self {
-            ProblemType::KeyMissing | ProblemType::KeyInvalid | ProblemType::RequestIncomplete => {
-                StatusCode::BAD_REQUEST
-            }
+            ProblemType::KeyMissing
+            | ProblemType::KeyInvalid
+            | ProblemType::RequestIncomplete
+            | ProblemType::GuardIncomplete => StatusCode::BAD_REQUEST,
             ProblemType::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemType::InFlight
             | ProblemType::OutcomeUnknown
             | ProblemType::ReplyGone
             | ProblemType::ResourceExists
             | ProblemType::ResourceIdReused
-            | ProblemType::SlotTaken => StatusCode::CONFLICT,
+            | ProblemType::SlotTaken
+            | ProblemType::GuardHeld => StatusCode::CONFLICT,
             ProblemType::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             ProblemType::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemType::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -295,6 +309,8 @@ impl ProblemType {
             | ProblemType::ResourceExists
             | ProblemType::ResourceIdReused
             | ProblemType::SlotTaken
+            | ProblemType::GuardHeld
+            | ProblemType::GuardIncomplete
             | ProblemType::TooLate => false,
         }
     }
@@ -332,6 +348,12 @@ impl ProblemType {
             }
             ProblemType::SlotTaken => {
                 "An earlier request did this operation with another value, and that one stands. Nothing was executed."
+            }
+            ProblemType::GuardHeld => {
+                "Another operation with the same business values is still live; conflicting_resource names it where it is known. Wait until that one has ended, or change the values. Nothing was executed."
+            }
+            ProblemType::GuardIncomplete => {
+                "A value that decides whether another operation excludes this one is missing or unknown here. Correct the request. Nothing was executed."
             }
             ProblemType::TooLate => {
                 "Keys are not remembered for that long, so a repetition could not be recognised. Check whether it was done, then use a fresh key. Nothing was executed."

@@ -73,6 +73,12 @@ impl Body {
         Body(Inner::Streaming { prefix, rest: Box::pin(http_body_util::BodyExt::map_err(rest, Into::into)) })
     }
 
+    /// A part that was read already, and why there is no more.
+    pub(crate) fn broken(prefix: Bytes, error: BoxError) -> Body {
+        let error: Result<Frame<Bytes>, BoxError> = Err(error);
+        Body::prefixed(prefix, http_body_util::StreamBody::new(futures_util::stream::iter([error])))
+    }
+
     /// The content, if it is all here.
     pub fn as_full(&self) -> Option<&[u8]> {
         match &self.0 {

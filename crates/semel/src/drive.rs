@@ -17,10 +17,10 @@ use http::{Response, StatusCode};
 use semel_core::{
     admit::Covered,
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Permit, Step},
+    exchange::{Answer, Exchange, Executed, Guard, Permit, Step, Which},
     policy::RoutePolicy,
     record::ExchangeId,
-    register::{Swap, Swapped},
+    register::{Found, Swap, Swapped},
     scope::RecordKey,
     wire::KeyStatus,
 };
@@ -103,6 +103,7 @@ pub(crate) async fn drive<F>(
     store: &dyn Store,
     waiters: &Waiters,
     covered: &Covered,
+    guard: Guard,
     mut tell: oneshot::Sender<Told>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
@@ -110,7 +111,12 @@ pub(crate) async fn drive<F>(
 {
     let key = covered.record_key;
     let id = new_exchange_id();
-    let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id);
+    let guard_key = match &guard {
+        Guard::Guarded(guard) => guard.key,
+        // No step is about a guard then.
+        Guard::Unguarded | Guard::Incomplete(_) => key,
+    };
+    let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
     let mut running = None;
@@ -119,16 +125,33 @@ pub(crate) async fn drive<F>(
     let mut claimed_at = Instant::now();
     loop {
         step = match step {
-            Step::Swap(swap) if executed.is_none() => {
-                claimed_at = Instant::now();
-                let swapped = claim(store, &key, &swap).await;
-                summary.claim += claimed_at.elapsed();
+            Step::Swap { register, swap } if executed.is_none() => {
+                let asking_at = Instant::now();
+                let at = match register {
+                    // The lease begins with the claim of the key, however long the guard takes.
+                    Which::Record => {
+                        claimed_at = asking_at;
+                        &key
+                    }
+                    Which::Guard => &guard_key,
+                };
+                let swapped = claim(store, at, &swap).await;
+                summary.claim += asking_at.elapsed();
                 match swapped {
                     Some(swapped) => exchange.on_swapped(swapped),
                     None => exchange.on_store_failed(),
                 }
             }
-            Step::Swap(swap) => {
+            Step::Look(owner) => {
+                let looking_at = Instant::now();
+                let found = look(store, &owner).await;
+                summary.claim += looking_at.elapsed();
+                match found {
+                    Some(found) => exchange.on_looked(found.as_ref()),
+                    None => exchange.on_store_failed(),
+                }
+            }
+            Step::Swap { swap, .. } => {
                 let settling_at = Instant::now();
                 let swapped = tokio::select! {
                     biased;
@@ -221,12 +244,25 @@ pub(crate) fn log(route: &RoutePolicy, told: &Told, summary: &Summary) {
     );
 }
 
-/// Asks for a claim; `None` when the store does not answer.
+/// Asks for a claim, of a key or a guard, or for its undoing; `None` when the store does not answer.
 async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap) -> Option<Swapped> {
+    patiently(|| store.swap(key, swap)).await
+}
+
+/// Loads a record; `None` when the store does not answer.
+pub(crate) async fn look(store: &dyn Store, key: &RecordKey) -> Option<Option<Found>> {
+    patiently(|| store.load(key)).await
+}
+
+/// Asks a few times; `None` when the store does not answer.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let mut pause = STORE_PAUSE;
     for tries in 1.. {
-        match store.swap(key, swap).await {
-            Ok(swapped) => return Some(swapped),
+        match ask().await {
+            Ok(answer) => return Some(answer),
             Err(error) => {
                 tracing::warn!(target: "semel::store", %error, tries, "a claim was not confirmed");
                 if tries == CLAIM_TRIES_MAX || !may_recover(&error) {

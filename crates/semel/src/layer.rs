@@ -20,7 +20,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use semel_core::{
     admit::{self, Admission, Admitted, Covered, Head},
-    exchange::{Answer, Executed},
+    exchange::{Answer, Executed, Guard},
+    guard::GuardQuestion,
     policy::{Effect, Policy, ReplyRule, RoutePolicy},
     record::{ExchangeId, Kept},
     scope::Secret,
@@ -32,8 +33,9 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{Body, BoxError},
-    drive::{Execution, LostCause, Told, drive},
+    drive::{Execution, LostCause, Told, drive, look},
     effect::{Lost, NotSent},
+    observe::Watched,
     reply::{self, Content},
     store::Store,
     waiters::Waiters,
@@ -191,11 +193,13 @@ where
         let shared = Arc::clone(&self.semel.0);
         let (mut parts, body) = request.into_parts();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let watched = Watched::of(&shared.policy, &shared.secret, &mut parts);
         match admit::admit(&shared.policy, &head(&parts), now) {
             Admission::Pass(status) => {
                 let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
                 Box::pin(async move {
-                    let mut response = call.await?.map(Body::streaming);
+                    let response = call.await?.map(Body::streaming);
+                    let mut response = pass_on(&shared, watched, response).await;
                     say_status(&mut response, status);
                     Ok(response)
                 })
@@ -207,9 +211,12 @@ where
             }
             Admission::Read(admitted) => Box::pin(async move {
                 match complete(&shared.policy, &shared.secret, &mut parts, body, admitted).await {
-                    Complete::Covered(covered, content) => Ok(exchange(shared, inner, parts, content, covered).await),
+                    Complete::Covered(covered, content) => {
+                        Ok(exchange(shared, inner, parts, content, covered, watched).await)
+                    }
                     Complete::Unprotected(content) => {
-                        let mut response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
+                        let response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
+                        let mut response = pass_on(&shared, watched, response).await;
                         say_status(&mut response, Some(KeyStatus::Absent));
                         Ok(response)
                     }
@@ -222,6 +229,15 @@ where
 
 pub(crate) fn head(parts: &Parts) -> Head<'_> {
     Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers }
+}
+
+/// Passes a response of the handler on, after releasing what it shows.
+async fn pass_on(shared: &Shared, watched: Option<Watched>, response: Response<Body>) -> Response<Body> {
+    match watched {
+        // In a box, since most requests are not watched.
+        Some(watched) => Box::pin(watched.pass_on(&shared.store, response)).await,
+        None => response,
+    }
 }
 
 pub(crate) fn say_status(response: &mut Response<Body>, status: Option<KeyStatus>) {
@@ -284,6 +300,7 @@ async fn exchange<S, R>(
     parts: Parts,
     content: Body,
     mut covered: Covered,
+    watched: Option<Watched>,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<R>> + Send + 'static,
@@ -292,6 +309,12 @@ where
     R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: Into<BoxError>,
 {
+    // Nothing is claimed yet, so a client that vanishes while this is looked up leaves nothing.
+    let Some(guard) = resolve(&*shared.store, &shared.secret, covered.guard.take()).await else {
+        let problem = Problem::new(ProblemType::StoreUnavailable);
+        log_refused(&covered.route, &problem);
+        return reply::problem(&shared.policy, Some(&covered.route), &problem);
+    };
     // Only where replays are authorised is the request needed once it is on its way.
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
     let (tell, told) = oneshot::channel();
@@ -300,8 +323,12 @@ where
     let exchange: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         let request = Request::from_parts(parts, content);
         let route = Arc::clone(&covered.route);
-        let execute = move |attempt, exchange| execute(inner, request, route, ExecutionInfo { exchange, attempt });
-        drive(&*driving.store, &driving.waiters, &covered, tell, execute).await;
+        let reason = covered.guard_override.take();
+        let execute = move |attempt, exchange| {
+            log_override(&route, exchange, reason.as_deref());
+            execute(inner, request, route, ExecutionInfo { exchange, attempt })
+        };
+        drive(&*driving.store, &driving.waiters, &covered, guard, tell, execute).await;
     });
     shared.running.spawn(exchange);
     let Ok(told) = told.await else {
@@ -309,7 +336,34 @@ where
         let problem = Problem::new(ProblemType::OutcomeUnknown);
         return reply::problem_with_status(&shared.policy, StatusCode::INTERNAL_SERVER_ERROR, &problem);
     };
-    tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await
+    let is_own = matches!(told.answer, Answer::Own { .. });
+    let response = tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await;
+    // A kept reply shows how things stood when it was kept.
+    pass_on(&shared, watched.filter(|_| is_own), response).await
+}
+
+/// Finds out which guard a request is to hold; `None` when the store does not answer.
+async fn resolve(store: &dyn Store, secret: &Secret, question: Option<GuardQuestion>) -> Option<Guard> {
+    let Some(question) = question else { return Some(Guard::Unguarded) };
+    let mut found = Vec::new();
+    for record in question.references() {
+        found.push((record, look(store, &record).await?));
+    }
+    Some(question.answer(secret, &found))
+}
+
+/// The line of a request that passes a guard and executes (Q14).
+pub(crate) fn log_override(route: &RoutePolicy, exchange: ExchangeId, reason: Option<&str>) {
+    if let (Some(reason), Some(guard)) = (reason, &route.guard) {
+        tracing::warn!(
+            target: "semel::guard",
+            exchange = %exchange,
+            route = route.name(),
+            guard = guard.name,
+            reason,
+            "a caller passed a guard"
+        );
+    }
 }
 
 /// Calls the handler, and reads as much of its response as is kept.

@@ -7,6 +7,7 @@ pub mod body;
 mod drive;
 pub mod effect;
 pub mod layer;
+mod observe;
 mod reply;
 mod secret;
 pub mod store;

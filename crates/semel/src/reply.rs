@@ -110,11 +110,11 @@ pub(crate) fn replay(route: &RoutePolicy, reply: &Reply) -> Response<Body> {
 }
 
 /// Whether the content is JSON that is not compressed.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     (media_type == "application/json" || media_type.ends_with("+json"))
-        && !headers.contains_key(header::CONTENT_ENCODING)
+        && headers.get_all(header::CONTENT_ENCODING).iter().all(|coding| coding == "identity")
 }
 
 /// The response that tells a problem (RFC 9457, draft section 2.7), with the route's status for it or the type's own.

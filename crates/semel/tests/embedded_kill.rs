@@ -112,7 +112,7 @@ fn verify(folder: &Path, answered: &mut BTreeMap<u64, Step>) {
                     let (stamp, is) = match found.record.kind() {
                         PhaseKind::InFlight => (claim(*n).stamp, Step::Claimed),
                         PhaseKind::Completed => (settled(*n).stamp, Step::Settled),
-                        PhaseKind::Unknown => panic!("{n}: nobody wrote that"),
+                        PhaseKind::Unknown | PhaseKind::Held => panic!("{n}: nobody wrote that"),
                     };
                     assert_eq!(found.stamp, stamp, "{n}");
                     if is == Step::Settled {
@@ -188,6 +188,7 @@ fn put(n: u64, write: u16, phase: Phase) -> Put {
         attempt: 1,
         phase,
         retention: Duration::from_hours(24),
+        guard: None,
     };
     Put { stamp: Stamp { exchange: ExchangeId(u128::from(n) + 1), write }, record }
 }

@@ -36,6 +36,7 @@ fn put(exchange: u128, write: u16) -> Put {
         attempt: 1,
         phase: Phase::InFlight { lease: Duration::from_secs(35) },
         retention: Duration::from_hours(1),
+        guard: None,
     };
     Put { stamp: Stamp { exchange: ExchangeId(exchange), write }, record }
 }

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use semel_core::{
     fingerprint::FingerprintRule,
+    guard::{GuardRule, Overriding, Source},
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
     policy::{Effect, Preset, RoutePolicy},
+    release::{ReleaseRule, Shows},
     wire::ProblemType,
 };
 
@@ -33,8 +35,31 @@ pub(crate) fn show(config: &Config) -> String {
     for route_policy in policy.routes() {
         route(&mut page, route_policy);
     }
+    if policy.routes().iter().all(|route| route.guard.is_none() && route.releases.is_empty()) {
+        page.gap();
+        page.note("A route may have a guard, and releases of its guard or slot; none has one here.");
+        for line in NO_GUARD.trim().lines() {
+            page.note(line);
+        }
+    }
     out
 }
+
+/// How a guard and a release look where there is none to show.
+const NO_GUARD: &str = r#"
+[route.guard]
+name = "pending-order"                        # lower-case letters, digits, hyphens; the same name is the same guard
+values = ["/accountId", { path = "/quotes", key = "/quoteId", member = "/amount", absent = "No such quote" }]
+when = [{ member = "/type", is = ["buy"] }]   # applies only while all are met; otherwise the request is not guarded
+hold_for = "30d"                              # at most; not set: as long as the record is remembered
+override = false                              # true: Guard-Override: <reason> passes it, and is logged
+[[route.release]]
+path = "/orders/{key}"                        # {key} and the variables of the route's path name the record
+methods = ["GET"]                             # requests whose responses show it
+member = "/status"                            # a JSON Pointer into the response
+held_while = ["created"]                      # any other text releases the guard; for a slot, dead_when = [...]
+after = "0s"                                  # the record is at least that much older than the request
+"#;
 
 fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.table("[gateway]");
@@ -184,6 +209,58 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         members.extend(own.content_type.map(|media| format!("content_type = {}", text(&media))));
         page.set(kind.code(), format!("{{ {} }}", members.join(", ")), kind.title());
     }
+    if let Some(rule) = &route.guard {
+        guard(page, rule);
+    }
+    for rule in &route.releases {
+        release(page, rule);
+    }
+}
+
+fn guard(page: &mut Page<'_>, rule: &GuardRule) {
+    page.table("[route.guard]");
+    page.set("name", text(&rule.name), "the same name is the same guard");
+    let values: Vec<String> = rule.values.iter().map(|value| source(value, None)).collect();
+    page.set("values", format!("[{}]", values.join(", ")), "what no two live records of a caller may share");
+    let when: Vec<String> = rule.when.iter().map(|when| source(&when.source, Some(&when.is))).collect();
+    page.set("when", format!("[{}]", when.join(", ")), "applies only while all are met");
+    page.time("hold_for", rule.hold_for, "it is held at most");
+    let may_override = match rule.overriding {
+        Overriding::Never => "false",
+        Overriding::WithReason => "true",
+    };
+    page.set("override", may_override, "true: Guard-Override: <reason> passes it, and is logged");
+}
+
+/// A value, or a condition with what it may be.
+fn source(source: &Source, is: Option<&[String]>) -> String {
+    let mut members = match (source, is) {
+        (Source::Content(pointer), None) => return text(pointer.as_str()),
+        (Source::Content(pointer), Some(_)) => vec![format!("member = {}", text(pointer.as_str()))],
+        (Source::Reply(reply), _) => {
+            let mut members = vec![
+                format!("path = {}", text(&reply.path)),
+                format!("key = {}", text(reply.key.as_str())),
+                format!("member = {}", text(reply.member.as_str())),
+            ];
+            members.extend(reply.absent.as_ref().map(|absent| format!("absent = {}", text(absent))));
+            members
+        }
+    };
+    members.extend(is.map(|is| format!("is = {}", list(is))));
+    format!("{{ {} }}", members.join(", "))
+}
+
+fn release(page: &mut Page<'_>, rule: &ReleaseRule) {
+    page.table("[[route.release]]");
+    page.set("path", text(rule.path.as_str()), "{key} and the variables of the route's path name the record");
+    page.set("methods", list(rule.methods.iter().map(http::Method::as_str)), "requests whose responses show it");
+    page.set("member", text(rule.member.as_str()), "a JSON Pointer into the response");
+    match &rule.shows {
+        Shows::HeldWhile(texts) => page.set("held_while", list(texts), "any other text releases the guard"),
+        Shows::DeadWhen(texts) => page.set("dead_when", list(texts), "one of these empties the slot"),
+    }
+    page.time("after", rule.after, "the record is at least that much older than the request");
 }
 
 struct Page<'a>(&'a mut String);

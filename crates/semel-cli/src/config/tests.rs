@@ -126,9 +126,9 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[[route]]\npath = \"/a\"\nwait-max = \"3s\"\n",
         &expect![[r#"
-        semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
-          3 | wait-max = "3s"
-            | ^^^^^^^^"#]],
+            semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+              3 | wait-max = "3s"
+                | ^^^^^^^^"#]],
     );
     check_error(
         "[routes]\npath = \"/a\"\n",
@@ -140,9 +140,9 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[[route]]\nzzzzzzzzzzz = 1\n",
         &expect![[r#"
-        semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
-          2 | zzzzzzzzzzz = 1
-            | ^^^^^^^^^^^"#]],
+            semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+              2 | zzzzzzzzzzz = 1
+                | ^^^^^^^^^^^"#]],
     );
 }
 
@@ -297,6 +297,29 @@ fn what_is_shown_reads_back() {
         fingerprint = "members"
         fingerprint_members = ["/a", "/b"]
         on_unknown = "forward-key"
+        [[route]]
+        path = "/shops/{shop}/orders"
+        methods = ["POST"]
+        key = "member"
+        key_member = "/id"
+        key_presence = "required"
+        [route.guard]
+        name = "one-pending"
+        values = ["/a~1b", { path = "/quotes", key = "/q", member = "/m", absent = "No \"such\" quote" }]
+        when = [{ member = "/type", is = ["x", "y"] }]
+        hold_for = "40s"
+        override = true
+        [[route.release]]
+        path = "/shops/{shop}/orders/{key}/close"
+        methods = ["PUT", "GET"]
+        member = "/state"
+        held_while = ["new", "open"]
+        after = "250ms"
+        [[route]]
+        path = "/quotes"
+        methods = ["POST"]
+        key = "member"
+        key_member = "/q"
     "#;
     let presets = Preset::ALL.map(|preset| format!("preset = \"{}\"", preset.name()));
     for text in presets.iter().map(String::as_str).chain([everything]) {
@@ -312,6 +335,7 @@ fn what_is_shown_reads_back() {
         assert_eq!(again.policy.routes().len(), config.policy.routes().len());
         for (again, route) in again.policy.routes().iter().zip(config.policy.routes()) {
             assert_eq!((&again.key, &again.fingerprint), (&route.key, &route.fingerprint));
+            assert_eq!((&again.guard, &again.releases), (&route.guard, &route.releases));
             for status in 200..=599 {
                 assert_eq!(again.effect_of(status), route.effect_of(status), "{status}");
             }
@@ -401,7 +425,23 @@ fn every_setting_is_shown() {
         resource-exists = { status = 409 }              # The resource already exists
         resource-id-reused = { status = 409 }           # The resource already exists with other fields
         slot-taken = { status = 409 }                   # The operation was already done with another value
+        guard-held = { status = 409 }                   # Another operation that is still live excludes this one
+        guard-incomplete = { status = 400 }             # The request does not say what its guard compares
         too-late = { status = 412 }                     # The request is too old to be told apart from a repetition
         origin-unavailable = { status = 502 }           # The origin cannot be reached
+
+        # A route may have a guard, and releases of its guard or slot; none has one here.
+        # [route.guard]
+        # name = "pending-order"                        # lower-case letters, digits, hyphens; the same name is the same guard
+        # values = ["/accountId", { path = "/quotes", key = "/quoteId", member = "/amount", absent = "No such quote" }]
+        # when = [{ member = "/type", is = ["buy"] }]   # applies only while all are met; otherwise the request is not guarded
+        # hold_for = "30d"                              # at most; not set: as long as the record is remembered
+        # override = false                              # true: Guard-Override: <reason> passes it, and is logged
+        # [[route.release]]
+        # path = "/orders/{key}"                        # {key} and the variables of the route's path name the record
+        # methods = ["GET"]                             # requests whose responses show it
+        # member = "/status"                            # a JSON Pointer into the response
+        # held_while = ["created"]                      # any other text releases the guard; for a slot, dead_when = [...]
+        # after = "0s"                                  # the record is at least that much older than the request
     "##]].assert_eq(&show(&config).replace(&format!("threads = {}", config.gateway.threads), "threads = 2"));
 }

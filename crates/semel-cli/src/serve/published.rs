@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use semel_core::{
     fingerprint::FingerprintRule,
+    guard::{GuardRule, Overriding, Source},
     key::{KeyRule, Pointer},
     policy::{Effect, Policy, RoutePolicy},
-    wire::ProblemType,
+    release::{ReleaseRule, Shows},
+    wire::{GUARD_OVERRIDE, ProblemType},
 };
 use serde::Serialize;
 
@@ -64,6 +66,53 @@ struct Route<'a> {
     /// Those that are told in the API's own form instead of application/problem+json.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems_in_own_form: Vec<&'static str>,
+    /// What no two live operations of a caller may have in common.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: Option<GuardPart<'a>>,
+    /// Which responses free the guard, or the slot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    releases: Vec<ReleasePart<'a>>,
+}
+
+#[derive(Serialize)]
+struct GuardPart<'a> {
+    name: &'a str,
+    values: Vec<SourcePart<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    when: Vec<ConditionPart<'a>>,
+    hold_for_seconds: Seconds,
+    /// The header that passes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    override_header: Option<String>,
+}
+
+/// A member of the content, or of the kept reply to the request that a member of the content names.
+#[derive(Serialize)]
+struct SourcePart<'a> {
+    member: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_reply_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    named_by: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ConditionPart<'a> {
+    #[serde(flatten)]
+    source: SourcePart<'a>,
+    is: &'a [String],
+}
+
+#[derive(Serialize)]
+struct ReleasePart<'a> {
+    methods: Vec<&'a str>,
+    path: &'a str,
+    member: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_while: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_when: Option<&'a [String]>,
+    after_seconds: Seconds,
 }
 
 #[derive(Serialize)]
@@ -175,6 +224,57 @@ impl Route<'_> {
                 .filter(|kind| route.problem_words(*kind).content.is_some())
                 .map(ProblemType::code)
                 .collect(),
+            guard: route.guard.as_ref().map(GuardPart::of),
+            releases: route.releases.iter().map(ReleasePart::of).collect(),
+        }
+    }
+}
+
+impl GuardPart<'_> {
+    fn of(rule: &GuardRule) -> GuardPart<'_> {
+        GuardPart {
+            name: &rule.name,
+            values: rule.values.iter().map(SourcePart::of).collect(),
+            when: rule
+                .when
+                .iter()
+                .map(|when| ConditionPart { source: SourcePart::of(&when.source), is: &when.is })
+                .collect(),
+            hold_for_seconds: Seconds(rule.hold_for),
+            override_header: match rule.overriding {
+                Overriding::Never => None,
+                Overriding::WithReason => Some(words::header(&GUARD_OVERRIDE)),
+            },
+        }
+    }
+}
+
+impl SourcePart<'_> {
+    fn of(source: &Source) -> SourcePart<'_> {
+        match source {
+            Source::Content(pointer) => SourcePart { member: pointer.as_str(), of_reply_to: None, named_by: None },
+            Source::Reply(reply) => SourcePart {
+                member: reply.member.as_str(),
+                of_reply_to: Some(format!("{} {}", reply.method, reply.path)),
+                named_by: Some(reply.key.as_str()),
+            },
+        }
+    }
+}
+
+impl ReleasePart<'_> {
+    fn of(rule: &ReleaseRule) -> ReleasePart<'_> {
+        let (held_while, dead_when) = match &rule.shows {
+            Shows::HeldWhile(texts) => (Some(texts.as_slice()), None),
+            Shows::DeadWhen(texts) => (None, Some(texts.as_slice())),
+        };
+        ReleasePart {
+            methods: rule.methods.iter().map(http::Method::as_str).collect(),
+            path: rule.path.as_str(),
+            member: rule.member.as_str(),
+            held_while,
+            dead_when,
+            after_seconds: Seconds(rule.after),
         }
     }
 }
@@ -327,6 +427,8 @@ mod tests {
                     "reply_body": 1048576
                   },
                   "problems": {
+                    "guard-held": 409,
+                    "guard-incomplete": 400,
                     "in-flight": 409,
                     "key-invalid": 400,
                     "key-missing": 400,
@@ -348,6 +450,88 @@ mod tests {
             }
         "#]]
         .assert_eq(&document(&Policy::preset(Preset::Ietf)));
+    }
+
+    #[test]
+    fn e10_q18_guards_and_releases_are_published() {
+        let shown = |preset: Preset, route: usize| {
+            let json: serde_json::Value = serde_json::from_str(&document(&Policy::preset(preset))).expect("JSON");
+            let route = &json["routes"][route];
+            serde_json::to_string_pretty(&serde_json::json!([route["guard"], route["releases"]])).expect("JSON")
+        };
+        expect![[r#"
+            [
+              {
+                "hold_for_seconds": 2592000,
+                "name": "pending-onramp",
+                "values": [
+                  {
+                    "member": "/bankAccountId"
+                  },
+                  {
+                    "member": "/sourceAmount",
+                    "named_by": "/quoteId",
+                    "of_reply_to": "POST /ramp/quote"
+                  },
+                  {
+                    "member": "/quoteAssets/sourceAsset",
+                    "named_by": "/quoteId",
+                    "of_reply_to": "POST /ramp/quote"
+                  }
+                ],
+                "when": [
+                  {
+                    "is": [
+                      "onramp"
+                    ],
+                    "member": "/quoteAssets/type",
+                    "named_by": "/quoteId",
+                    "of_reply_to": "POST /ramp/quote"
+                  }
+                ]
+              },
+              [
+                {
+                  "after_seconds": 0,
+                  "held_while": [
+                    "created"
+                  ],
+                  "member": "/status",
+                  "methods": [
+                    "GET"
+                  ],
+                  "path": "/ramp/order/{key}"
+                },
+                {
+                  "after_seconds": 0,
+                  "held_while": [
+                    "created"
+                  ],
+                  "member": "/status",
+                  "methods": [
+                    "POST"
+                  ],
+                  "path": "/ramp/order/{key}/cancel"
+                }
+              ]
+            ]"#]].assert_eq(&shown(Preset::Etherfuse, 0));
+        expect![[r#"
+            [
+              null,
+              [
+                {
+                  "after_seconds": 180,
+                  "dead_when": [
+                    "awaiting_burn_approval"
+                  ],
+                  "member": "/status",
+                  "methods": [
+                    "GET"
+                  ],
+                  "path": "/v2/intents/{id}"
+                }
+              ]
+            ]"#]].assert_eq(&shown(Preset::Nora, 2));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod concurrency;
 mod crash;
 mod expiry;
+mod guards;
 mod harness;
 mod header;
 mod kill_loop;

@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 64;
 /// Content of more values is compared as bytes: a value takes two bytes to send and some sixty to hold.
 const VALUES_MAX: usize = 1 << 17;
 
-enum Value<'c> {
+pub(crate) enum Value<'c> {
     Null,
     Bool(bool),
     Number(Cow<'c, str>),
@@ -22,6 +22,21 @@ enum Value<'c> {
     Array(Vec<Value<'c>>),
     /// In the order sent, duplicates included.
     Object(Vec<(Cow<'c, str>, Value<'c>)>),
+}
+
+/// A content that is JSON, for whoever reads several members of it.
+pub(crate) struct Document<'c>(Value<'c>);
+
+impl<'c> Document<'c> {
+    /// `None` when the content is not JSON.
+    pub(crate) fn read(content: &'c [u8]) -> Option<Document<'c>> {
+        parse(content).map(Document)
+    }
+
+    /// What is at a pointer, if that is one value and not several members of the same name.
+    pub(crate) fn at(&self, pointer: &Pointer) -> Option<&Value<'c>> {
+        find(&self.0, pointer).ok().flatten()
+    }
 }
 
 /// The canonical form of the whole content less the volatile members; `None` when it is not JSON.
@@ -198,26 +213,26 @@ fn write_len(tag: u8, len: usize, out: &mut Vec<u8>) {
 /// One text per number: 100, 100.00 and 1e2 are equal, 9007199254740993 and 9007199254740992 are not. A number whose
 /// exponent does not fit 64 bits keeps its own text.
 fn exact_number(text: &str) -> String {
+    one_number(text).unwrap_or_else(|| text.to_owned())
+}
+
+/// The same, and `None` where the exponent does not fit.
+pub(crate) fn one_number(text: &str) -> Option<String> {
     let (sign, unsigned) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => match exponent.parse::<i64>() {
-            Ok(exponent) => (mantissa, exponent),
-            Err(_) => return text.to_owned(),
-        },
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
         None => (unsigned, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{whole}{fraction}");
     let significant = digits.trim_start_matches('0').trim_end_matches('0');
     if significant.is_empty() {
-        return "0".to_owned();
+        return Some("0".to_owned());
     }
     let zeros = digits.len() - digits.trim_end_matches('0').len();
     let shift = i64::try_from(zeros).and_then(|zeros| Ok(zeros - i64::try_from(fraction.len())?));
-    match shift.ok().and_then(|shift| exponent.checked_add(shift)) {
-        Some(exponent) => format!("{sign}{significant}e{exponent}"),
-        None => text.to_owned(),
-    }
+    let exponent = exponent.checked_add(shift.ok()?)?;
+    Some(format!("{sign}{significant}e{exponent}"))
 }
 
 #[cfg(test)]

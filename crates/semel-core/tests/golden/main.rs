@@ -40,6 +40,7 @@ struct Document {
 }
 
 /// Why a document is not a policy: what the file says there, and the message.
+#[derive(Debug)]
 struct Refused {
     line: usize,
     message: String,

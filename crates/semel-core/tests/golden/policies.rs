@@ -183,7 +183,7 @@ fn mistakes() {
         prest = "ietf"
           line 1: unknown field `prest`, expected one of `preset`, `defaults`, `route`
         [[route]] ; path = "/a" ; replay_fro = "1h"
-          line 3: unknown field `replay_fro`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`
+          line 3: unknown field `replay_fro`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
         [[route]] ; key = "cookie"
           line 2: unknown variant `cookie`, expected one of `header`, `member`, `operation`
         [[route]] ; key_grammar = "uuid-v5"
@@ -205,7 +205,7 @@ fn mistakes() {
         [[route]] ; on_late = "maybe"
           line 2: unknown variant `maybe`, expected `ignore` or `refuse`
         [[route]] ; [route.problems] ; key-lost = { status = 409 }
-          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `too-late`, `origin-unavailable`
+          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `guard-held`, `guard-incomplete`, `too-late`, `origin-unavailable`
         [[route]] ; methods = "POST"
           line 2: invalid type: string "POST", expected a sequence
         [[route]] ; methods = ["post"]
@@ -302,4 +302,196 @@ fn mistakes() {
           line 2: `path` belongs to a [[route]], not to [defaults]
         [defaults] ; methods = []
           line 2: `methods` must name at least one method"#]].assert_eq(&shown.join("\n"));
+}
+
+/// A guarded route and its release, in which one line is to be replaced.
+const GUARDED: &str = r#"
+[[route]]
+path = "/orders/{shop}"
+methods = ["POST"]
+key = "member"
+key_member = "/orderId"
+key_presence = "required"
+[route.guard]
+name = "pending"
+values = ["/account", { path = "/quotes", key = "/quoteId", member = "/amount" }]
+when = [{ member = "/type", is = ["onramp"] }]
+hold_for = "30d"
+[[route.release]]
+path = "/shops/{shop}/orders/{key}"
+member = "/status"
+held_while = ["created"]
+
+[[route]]
+path = "/quotes"
+methods = ["POST"]
+key = "member"
+key_member = "/quoteId"
+reply = "kept"
+
+[[route]]
+path = "/slots/{id}"
+methods = ["POST"]
+key = "operation"
+[[route.release]]
+path = "/slots/{id}/state"
+member = "/status"
+dead_when = ["free"]
+"#;
+
+#[test]
+fn e10_q18_mistakes_in_guards_and_releases() {
+    let policy = read(GUARDED).unwrap_or_else(|refused| panic!("line {}: {}", refused.line, refused.message));
+    assert_eq!(policy.routes()[0].guard.as_ref().map(|guard| guard.values.len()), Some(2));
+    assert_eq!(policy.routes()[2].releases[0].after, policy.routes()[2].lease());
+    let (release, slot) = ("path = \"/shops/{shop}/orders/{key}\"", "path = \"/slots/{id}/state\"");
+    let (quote, when) = ("path = \"/quotes\", key", "member = \"/type\", is = [\"onramp\"]");
+    let mistakes = [
+        // The guard.
+        ("name = \"pending\"", ""),
+        ("name = \"pending\"", "name = \"Pending order\""),
+        ("name = \"pending\"", "name = \"pending\"\noverrides = true"),
+        ("values = [\"/account\", ", "values = [\"account\", "),
+        ("values = [\"/account\", ", "values = [1, "),
+        ("values = [\"/account\", ", "values = [{ path = \"/quotes\", member = \"/a\" }, "),
+        ("values = [\"/account\", ", "values = [{ member = \"/a\", is = [\"b\"] }, "),
+        ("values = [\"/account\", ", "values = [{ key = \"/a\" }, "),
+        (when, "member = \"/type\""),
+        (when, "member = \"/type\", is = []"),
+        (when, "member = \"/type\", is = [\" \"]"),
+        ("hold_for = \"30d\"", "hold_for = \"34s\""),
+        ("key_presence = \"required\"", ""),
+        // What it refers to.
+        (quote, "path = \"/quote\", key"),
+        (quote, "path = \"/{any}\", key"),
+        (quote, "path = \"/*\", key"),
+        (quote, "path = \"/slots/1\", key"),
+        (quote, "path = \"/orders/1\", key"),
+        ("reply = \"kept\"", "reply = \"omitted\""),
+        ("path = \"/quotes\"\nmethods = [\"POST\"]", "path = \"/quotes\"\nmethods = [\"POST\", \"PUT\"]"),
+        // Releases.
+        (release, "path = \"/shops/{shop}/orders\""),
+        (release, "path = \"/orders/{key}\""),
+        (release, "path = \"/shops/{shop}/orders/{key}/{key}\""),
+        (release, "path = \"/shops/{shop}/orders/{key}/*\""),
+        (release, "path = \"/shops/{shop}/orders/{key}\"\nmethods = [\"HEAD\"]"),
+        (release, "path = \"/shops/{shop}/orders/{key}\"\nmethods = []"),
+        (slot, "path = \"/slots/{slot}/state\""),
+        ("held_while = [\"created\"]", ""),
+        ("held_while = [\"created\"]", "held_while = []"),
+        ("held_while = [\"created\"]", "dead_when = [\"created\"]"),
+        ("held_while = [\"created\"]", "held_while = [\"created\"]\ndead_when = [\"gone\"]"),
+        ("dead_when = [\"free\"]", "held_while = [\"free\"]"),
+        ("dead_when = [\"free\"]", "dead_when = [\"free\"]\nafter = \"34s\""),
+        ("key = \"member\"\nkey_member = \"/orderId\"", "key = \"header\""),
+        ("path = \"/orders/{shop}\"\nmethods = [\"POST\"]", "path = \"/orders/{shop}\""),
+        ("path = \"/orders/{shop}\"", "path = \"/orders/{shop}/*\""),
+    ];
+    let shown: Vec<String> = mistakes
+        .iter()
+        .map(|(right, wrong)| {
+            assert!(GUARDED.contains(right), "{right}");
+            let text = GUARDED.replacen(right, wrong, 1);
+            let found = match read(&text) {
+                Ok(_) => "is accepted".to_owned(),
+                Err(refused) => format!("line {}: {}", refused.line, refused.message.trim()),
+            };
+            format!("{} -> {}\n  {found}", right.replace('\n', " ; "), wrong.replace('\n', " ; "))
+        })
+        .chain(["[defaults.guard]\nname = \"a\"\nvalues = [\"/a\"]", "preset = \"etherfuse\"\n[[route]]\npath = \"/ramp/quote\"\nkey_member = \"/quoteId\"\nreply = \"omitted\"\nmethods = [\"POST\"]"].map(|text| {
+            let refused = read(text).expect_err("a mistake");
+            format!("{}\n  line {}: {}", text.replace('\n', " ; "), refused.line, refused.message.trim())
+        }))
+        .collect();
+    assert!(!shown.iter().any(|line| line.ends_with("is accepted")), "{}", shown.join("\n"));
+    expect![[r#"
+        name = "pending" -> 
+          line 8: missing field `name`
+        name = "pending" -> name = "Pending order"
+          line 8: a guard's `name` has 1 to 64 lower-case letters, digits and hyphens, such as "pending-order"; found "Pending order"
+        name = "pending" -> name = "pending" ; overrides = true
+          line 10: unknown field `overrides`, expected one of `name`, `values`, `when`, `hold_for`, `override`
+        values = ["/account",  -> values = ["account", 
+          line 10: expected a JSON Pointer (RFC 6901) such as "/orderId", found "account"
+        values = ["/account",  -> values = [1, 
+          line 10: invalid type: integer `1`, expected a JSON Pointer such as "/accountId", or a table with path, key and member
+        values = ["/account",  -> values = [{ path = "/quotes", member = "/a" }, 
+          line 10: a value of a kept reply needs both `path`, such as "/quotes", and `key`, a JSON Pointer into the content; `absent` goes with them
+        values = ["/account",  -> values = [{ member = "/a", is = ["b"] }, 
+          line 10: `is` belongs to a condition in `when`, not to a value
+        values = ["/account",  -> values = [{ key = "/a" }, 
+          line 10: missing field `member`
+        member = "/type", is = ["onramp"] -> member = "/type"
+          line 11: a condition needs `is`, a list of 1 to 16 texts such as ["onramp"]
+        member = "/type", is = ["onramp"] -> member = "/type", is = []
+          line 11: a condition needs `is`, a list of 1 to 16 texts such as ["onramp"]
+        member = "/type", is = ["onramp"] -> member = "/type", is = [" "]
+          line 11: a condition needs `is`, a list of 1 to 16 texts such as ["onramp"]
+        hold_for = "30d" -> hold_for = "34s"
+          line 8: `hold_for` must be at least `execution_max` + `grace`, or a guard would be free while its owner runs
+        key_presence = "required" -> 
+          line 8: a guarded route needs `key_presence = "required"`: a request without a key would pass unguarded
+        path = "/quotes", key -> path = "/quote", key
+          line 8: the kept reply of "/quote" cannot be read: no route of this policy covers that path
+        path = "/quotes", key -> path = "/{any}", key
+          line 8: the kept reply of "/{any}" cannot be read: its path must have no variables and no *
+        path = "/quotes", key -> path = "/*", key
+          line 8: the kept reply of "/*" cannot be read: its path must have no variables and no *
+        path = "/quotes", key -> path = "/slots/1", key
+          line 8: the kept reply of "/slots/1" cannot be read: the first route that covers that path must have one method, and `key = "member"`
+        path = "/quotes", key -> path = "/orders/1", key
+          line 8: the kept reply of "/orders/1" cannot be read: that is the guarded route itself
+        reply = "kept" -> reply = "omitted"
+          line 8: the kept reply of "/quotes" cannot be read: that route keeps no replies (`reply = "omitted"`)
+        path = "/quotes" ; methods = ["POST"] -> path = "/quotes" ; methods = ["POST", "PUT"]
+          line 8: the kept reply of "/quotes" cannot be read: the first route that covers that path must have one method, and `key = "member"`
+        path = "/shops/{shop}/orders/{key}" -> path = "/shops/{shop}/orders"
+          line 13: a release's `path` must have {shop} and {key}, each once, and neither it nor the route's may end with *; found "/shops/{shop}/orders"
+        path = "/shops/{shop}/orders/{key}" -> path = "/orders/{key}"
+          line 13: a release's `path` must have {shop} and {key}, each once, and neither it nor the route's may end with *; found "/orders/{key}"
+        path = "/shops/{shop}/orders/{key}" -> path = "/shops/{shop}/orders/{key}/{key}"
+          line 13: a release's `path` must have {shop} and {key}, each once, and neither it nor the route's may end with *; found "/shops/{shop}/orders/{key}/{key}"
+        path = "/shops/{shop}/orders/{key}" -> path = "/shops/{shop}/orders/{key}/*"
+          line 13: a release's `path` must have {shop} and {key}, each once, and neither it nor the route's may end with *; found "/shops/{shop}/orders/{key}/*"
+        path = "/shops/{shop}/orders/{key}" -> path = "/shops/{shop}/orders/{key}" ; methods = ["HEAD"]
+          line 13: a release's `methods` must name at least one, and not HEAD, whose response has no content
+        path = "/shops/{shop}/orders/{key}" -> path = "/shops/{shop}/orders/{key}" ; methods = []
+          line 13: a release's `methods` must name at least one, and not HEAD, whose response has no content
+        path = "/slots/{id}/state" -> path = "/slots/{slot}/state"
+          line 29: a release's `path` must have {id}, each once, and neither it nor the route's may end with *; found "/slots/{slot}/state"
+        held_while = ["created"] -> 
+          line 13: a release needs either `held_while` (of a guard) or `dead_when` (of a slot)
+        held_while = ["created"] -> held_while = []
+          line 13: a release's list has 1 to 16 texts, such as ["created"]
+        held_while = ["created"] -> dead_when = ["created"]
+          line 13: `dead_when` belongs to a route with `key = "operation"`
+        held_while = ["created"] -> held_while = ["created"] ; dead_when = ["gone"]
+          line 13: a release needs either `held_while` (of a guard) or `dead_when` (of a slot)
+        dead_when = ["free"] -> held_while = ["free"]
+          line 29: `held_while` belongs to a route with a guard
+        dead_when = ["free"] -> dead_when = ["free"] ; after = "34s"
+          line 29: `after` must be at least `execution_max` + `grace`, or a value could count as dead while it is still sent
+        key = "member" ; key_member = "/orderId" -> key = "header"
+          line 12: a release needs `key = "member"` or "operation": its path must name the record
+        path = "/orders/{shop}" ; methods = ["POST"] -> path = "/orders/{shop}"
+          line 12: a route with a release must have one method: a release names one record
+        path = "/orders/{shop}" -> path = "/orders/{shop}/*"
+          line 13: a release's `path` must have {shop} and {key}, each once, and neither it nor the route's may end with *; found "/shops/{shop}/orders/{key}"
+        [defaults.guard] ; name = "a" ; values = ["/a"]
+          line 1: `guard` and `release` belong to a [[route]], not to [defaults]
+        preset = "etherfuse" ; [[route]] ; path = "/ramp/quote" ; key_member = "/quoteId" ; reply = "omitted" ; methods = ["POST"]
+          line 1: the route /ramp/order: the kept reply of "/ramp/quote" cannot be read: that route keeps no replies (`reply = "omitted"`)"#]].assert_eq(&shown.join("\n"));
+}
+
+/// What the guide shows can be used.
+#[test]
+fn the_guide_to_guards_is_right() {
+    let guide = include_str!("../../../../docs/guide/guards.md");
+    let examples: Vec<&str> =
+        guide.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    for example in &examples {
+        let policy = read(example).unwrap_or_else(|refused| panic!("line {}: {}", refused.line, refused.message));
+        assert!(!policy.routes()[0].releases.is_empty());
+    }
+    assert_eq!(examples.len(), 2);
 }

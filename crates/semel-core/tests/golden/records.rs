@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use semel_core::{
     fingerprint::Fingerprint,
     record::{DecodeError, FORMAT, Kept, Phase, Record, Reply},
+    scope::RecordKey,
 };
 
 /// The bytes of a record are as reviewed, and read back as the record.
@@ -47,6 +48,7 @@ fn record(phase: Phase) -> Record {
         attempt: 0x0102_0304,
         phase,
         retention: Duration::from_hours(720),
+        guard: None,
     }
 }
 
@@ -128,6 +130,49 @@ fn bytes_of_an_empty_reply() {
 }
 
 #[test]
+fn bytes_of_a_record_with_a_guard() {
+    let kept = Kept::Omitted { status: 201 };
+    let phase = Phase::Completed { kept, replay_for: Duration::from_hours(24) };
+    check(&Record { guard: Some(RecordKey::from_bytes([0xaa; RecordKey::LEN])), ..record(phase) }, &expect![[r#"
+        02 84 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 aa aa  ........~.......
+        aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa  ................
+        aa aa aa aa aa aa aa aa aa aa aa aa aa aa 00 5c  ...............\
+        26 05 00 00 00 00 c9 00                          &.......
+    "#]]);
+}
+
+#[test]
+fn bytes_of_a_guard() {
+    let owner = RecordKey::from_bytes([0xbb; RecordKey::LEN]);
+    check(&record(Phase::Held { owner, resource: Some("/orders/1".to_owned()) }), &expect![[r#"
+        02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
+        bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
+        bb bb bb bb bb bb bb bb bb bb bb bb bb bb 09 00  ................
+        00 00 2f 6f 72 64 65 72 73 2f 31                 ../orders/1
+    "#]]);
+    check(&record(Phase::Held { owner, resource: None }), &expect![[r#"
+        02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
+        bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
+        bb bb bb bb bb bb bb bb bb bb bb bb bb bb 00 00  ................
+        00 00                                            ..
+    "#]]);
+}
+
+#[test]
+fn a_guard_whose_resource_is_no_text_is_damage() {
+    let held = Phase::Held { owner: RecordKey::from_bytes([0; RecordKey::LEN]), resource: Some("/".to_owned()) };
+    let mut bytes = encode(&record(held)).to_vec();
+    *bytes.last_mut().expect("a record has bytes") = 0xff;
+    assert_eq!(Record::decode(bytes.into()), Err(DecodeError::Malformed("resource")));
+}
+
+#[test]
 fn an_unknown_phase_and_a_wild_count_are_damage() {
     let mut bytes = encode(&record(Phase::Unknown)).to_vec();
     for tag in (0..=u8::MAX).filter(|tag| !(1..=4).contains(tag)) {
@@ -151,6 +196,7 @@ fn bytes(len_max: usize) -> impl Strategy<Value = Bytes> {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
+    let key = || any::<[u8; RecordKey::LEN]>().prop_map(RecordKey::from_bytes);
     let reply = (any::<u16>(), prop::collection::vec((bytes(20), bytes(40)), 0..6), bytes(200))
         .prop_map(|(status, headers, content)| Kept::Reply(Arc::new(Reply { status, headers, content })));
     let kept = prop_oneof![reply, any::<u16>().prop_map(|status| Kept::Omitted { status })];
@@ -158,13 +204,15 @@ fn any_record() -> impl Strategy<Value = Record> {
         duration().prop_map(|lease| Phase::InFlight { lease }),
         Just(Phase::Unknown),
         (kept, duration()).prop_map(|(kept, replay_for)| Phase::Completed { kept, replay_for }),
+        (key(), prop::option::of("/[a-z0-9é]{0,20}")).prop_map(|(owner, resource)| Phase::Held { owner, resource }),
     ];
-    (any::<[u8; Fingerprint::LEN]>(), any::<u32>(), phase, duration()).prop_map(
-        |(digest, attempt, phase, retention)| Record {
+    (any::<[u8; Fingerprint::LEN]>(), any::<u32>(), phase, duration(), prop::option::of(key())).prop_map(
+        |(digest, attempt, phase, retention, guard)| Record {
             fingerprint: Fingerprint::from_bytes(digest),
             attempt,
             phase,
             retention,
+            guard,
         },
     )
 }
@@ -176,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0..3u8, tag in 0..6u8) {
+    fn any_bytes_are_a_record_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0..3u8, tag in prop_oneof![0..8u8, 0x80..0x88u8]) {
         let _ = Record::decode(bytes.clone().into());
         if bytes.len() >= 2 {
             bytes[0] = format;

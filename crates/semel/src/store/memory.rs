@@ -98,6 +98,7 @@ impl Store for MemoryStore {
             attempt: 1,
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
+            guard: None,
         };
         let put = Swap { expect: None, put: Some(Put { stamp, record }) };
         let remove = Swap { expect: Some(stamp), put: None };

@@ -22,7 +22,7 @@ pub use clock::{Clock, SimulatedClock, SystemClock};
 /// A compare-and-swap register per key.
 ///
 /// Contract, proven for every store by the suite in [`testkit`](crate::testkit):
-/// - `swap` is linearizable per key, and durable once it answers [`Swapped::Done`];
+/// - `swap` and `load` are linearizable per key, and a swap is durable once it answers [`Swapped::Done`];
 /// - what already bears the stamp of `put` is `Done` too, so that a writer who lost an answer asks again;
 /// - a record is shown as [`Record::at_age`] leaves it at its age, so past its retention it is absent;
 /// - an error says nothing about whether the swap was applied;
@@ -37,7 +37,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Absent` or `Found`: the asker cannot tell a lost answer from somebody else's removal, and need not.
     async fn swap(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError>;
 
-    /// Reads without changing; for operators and tests, never to decide.
+    /// Reads without changing. Linearizable per key with every swap, from whatever handle: whether a guard's owner is gone
+    /// is decided by it.
     async fn load(&self, key: &RecordKey) -> Result<Option<Found>, StoreError>;
 
     /// A page of at most `limit` records in `phase`, in ascending order of key, after `after`; for operators.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::store::{Found, PhaseKind, RecordKey, Store, StoreError, Swap, Swapped};
 
-/// What becomes of one swap.
+/// What becomes of one swap, or of one load, which is never applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// Nothing unusual.
@@ -25,7 +25,7 @@ pub enum Fault {
     DelayedReply,
 }
 
-/// A store around another, with faults by script. Only `swap` is concerned; the other questions always pass.
+/// A store around another, with faults by script: one for swaps, another for loads. The other questions always pass.
 ///
 /// ```
 /// use semel::{
@@ -53,7 +53,12 @@ impl<S: Store> FaultyStore<S> {
     pub fn new(inner: S) -> FaultyStore<S> {
         FaultyStore {
             inner,
-            plan: Mutex::new(Plan { script: VecDeque::new(), otherwise: Fault::None, asked: Vec::new() }),
+            plan: Mutex::new(Plan {
+                script: VecDeque::new(),
+                loads: VecDeque::new(),
+                otherwise: Fault::None,
+                asked: Vec::new(),
+            }),
             releases: watch::Sender::new(0),
             held: watch::Sender::new(0),
         }
@@ -69,6 +74,11 @@ impl<S: Store> FaultyStore<S> {
     /// Adds to the script of a store that is in use already.
     pub fn push(&self, faults: impl IntoIterator<Item = Fault>) {
         self.plan.lock().script.extend(faults);
+    }
+
+    /// The faults of the next loads, in their order; those after them pass.
+    pub fn push_loads(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.plan.lock().loads.extend(faults);
     }
 
     /// What becomes of every swap that no script speaks of, from now on.
@@ -138,7 +148,24 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     async fn load(&self, key: &RecordKey) -> Result<Option<Found>, StoreError> {
-        self.inner.load(key).await
+        let (fault, released) = {
+            let mut plan = self.plan.lock();
+            (plan.loads.pop_front().unwrap_or(Fault::None), self.releases.subscribe())
+        };
+        match fault {
+            Fault::None => self.inner.load(key).await,
+            Fault::LostReply | Fault::Refused => Err(StoreError::Unavailable("scripted: refused".into())),
+            Fault::Failed(error) => Err(error),
+            Fault::Delayed => {
+                self.wait(released).await;
+                self.inner.load(key).await
+            }
+            Fault::DelayedReply => {
+                let answer = self.inner.load(key).await;
+                self.wait(released).await;
+                answer
+            }
+        }
     }
 
     async fn scan(
@@ -169,6 +196,7 @@ impl<S> FaultyStore<S> {
 #[derive(Debug)]
 struct Plan {
     script: VecDeque<Fault>,
+    loads: VecDeque<Fault>,
     otherwise: Fault,
     asked: Vec<(RecordKey, Swap, Fault)>,
 }

@@ -29,6 +29,7 @@ pub struct History {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a history has a few hundred steps, and most are swaps")]
 enum Step {
     Swap(u64, Swap),
     Load(u64),
@@ -165,7 +166,8 @@ impl Generator {
             15..=17 => self.advance(),
             18 => Step::Sweep(*self.prng.pick(&[1, 2, 100])),
             _ => {
-                let phase = *self.prng.pick(&[PhaseKind::InFlight, PhaseKind::Unknown, PhaseKind::Completed]);
+                let phase =
+                    *self.prng.pick(&[PhaseKind::InFlight, PhaseKind::Unknown, PhaseKind::Completed, PhaseKind::Held]);
                 Step::Scan(phase, *self.prng.pick(&[1, 2, 100]))
             }
         }
@@ -206,7 +208,8 @@ impl Generator {
     fn record(&mut self) -> Record {
         let seconds = |prng: &mut Prng| Duration::from_secs(*prng.pick(&[1, 5, 20, 60]));
         let n = self.prng.below(3);
-        let phase = match self.prng.below(5) {
+        let phase = match self.prng.below(6) {
+            5 => Phase::Held { owner: sample::key(n), resource: Some("/x".to_owned()).filter(|_| n == 0) },
             0 | 1 => Phase::InFlight { lease: seconds(&mut self.prng) },
             2 => Phase::Unknown,
             3 => {
@@ -222,8 +225,9 @@ impl Generator {
                 Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for: seconds(&mut self.prng) }
             }
         };
+        let guard = (self.prng.below(4) == 0).then(|| sample::guard(n));
         let attempt = u32::try_from(1 + self.prng.below(3)).expect("at most 3");
-        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng) }
+        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng), guard }
     }
 
     fn advance(&mut self) -> Step {
@@ -276,6 +280,7 @@ fn record_text(record: &Record) -> String {
     let what = match &record.phase {
         Phase::InFlight { .. } => "in flight".to_owned(),
         Phase::Unknown => "unknown".to_owned(),
+        Phase::Held { owner, .. } => format!("held by {}", key_text(owner)),
         Phase::Completed { kept: Kept::Omitted { status }, .. } => format!("omitted {status}"),
         Phase::Completed { kept: Kept::Reply(reply), .. } => {
             format!("reply {} of {} bytes", reply.status, reply.content.len())

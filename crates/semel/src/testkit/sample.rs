@@ -37,7 +37,13 @@ pub fn fingerprint(n: u64) -> Fingerprint {
 
 /// A first claim of the n-th request.
 pub fn in_flight(n: u64) -> Record {
-    Record { fingerprint: fingerprint(n), attempt: 1, phase: Phase::InFlight { lease: LEASE }, retention: RETENTION }
+    Record {
+        fingerprint: fingerprint(n),
+        attempt: 1,
+        phase: Phase::InFlight { lease: LEASE },
+        retention: RETENTION,
+        guard: None,
+    }
 }
 
 /// The n-th request with an outcome that nobody knows.
@@ -60,6 +66,22 @@ pub fn completed(n: u64, content: impl Into<Bytes>) -> Record {
 pub fn omitted(n: u64) -> Record {
     let phase = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: REPLAY_FOR };
     Record { phase, ..in_flight(n) }
+}
+
+/// The n-th request's record in flight, which is to hold the n-th guard.
+pub fn guarded(n: u64) -> Record {
+    Record { guard: Some(guard(n)), ..in_flight(n) }
+}
+
+/// The n-th guard, held by the n-th request.
+pub fn held(n: u64) -> Record {
+    let phase = Phase::Held { owner: key(n), resource: Some(format!("/orders/{n}")) };
+    Record { phase, ..in_flight(n) }
+}
+
+/// The key of the n-th guard.
+pub fn guard(n: u64) -> RecordKey {
+    RecordKey::from_bytes(digest(n << 32 | 2))
 }
 
 /// "Put `record` with `stamp` if `expect` is there."

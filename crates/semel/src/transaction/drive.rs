@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use semel_core::{
     admit::Covered,
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Permit, Step},
+    exchange::{Answer, Exchange, Executed, Guard, Permit, Step, Which},
     policy::{Effect, ReplyRule, RoutePolicy},
     record::{ExchangeId, Kept, Phase, Record, Stamp},
     register::{Found, Swap, Swapped},
@@ -33,7 +33,7 @@ use crate::{
     body::Body,
     drive::{Execution, LostCause, Summary, Told, log, new_exchange_id},
     effect::{Lost, NotSent},
-    layer::{ExecutionInfo, declared_effect},
+    layer::{ExecutionInfo, declared_effect, log_override},
     reply,
 };
 
@@ -73,6 +73,7 @@ pub(super) async fn covered<DB, W>(
         // The database does the waiting, so the exchange never does.
         rules: Rules { wait_max: Duration::ZERO, ..Rules::from(&*covered.route) },
         id,
+        guard: Guard::Unguarded,
         patience_until: now + covered.route.wait_max.max(PATIENCE_MIN),
         execute_until: now + covered.route.execution_max,
         settle_until: now + covered.route.lease(),
@@ -180,6 +181,7 @@ struct Driver<'a, DB: Register, W> {
     covered: &'a Covered,
     rules: Rules,
     id: ExchangeId,
+    guard: Guard,
     patience_until: Instant,
     execute_until: Instant,
     settle_until: Instant,
@@ -260,12 +262,13 @@ where
 
     /// What the committed record says, if it decides.
     async fn look(&mut self) -> Option<Told> {
-        let (mut exchange, _) = self.open();
         let mut conn = within(self.settle_until, self.shared.pool.acquire()).await.ok()?;
+        self.guard = resolve(self.shared, self.covered, &mut conn, self.settle_until).await.ok()?;
+        let (mut exchange, _) = self.open();
         let row = within(self.settle_until, DB::read(&mut conn, &self.covered.record_key, self.shared.now_ms())).await;
         match exchange.on_swapped(Swapped::Found(found(row.ok()??).ok()??)) {
             Step::Answer(answer) => Some(told(answer)),
-            Step::Swap(_) | Step::Execute(_) | Step::Wait { .. } => None,
+            Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } => None,
         }
     }
 
@@ -290,11 +293,19 @@ where
 
     async fn claim_and_execute(&mut self, tx: &mut Transaction<'static, DB>) -> Result<End, Failed> {
         let claiming_at = Instant::now();
+        self.guard = resolve(self.shared, self.covered, tx, self.settle_until).await?;
         let (mut exchange, mut step) = self.open();
         let permit = loop {
             step = match step {
-                Step::Swap(swap) => {
-                    let swapped = self.swap(tx, &swap, Stage::Claim).await?;
+                Step::Swap { register: Which::Guard, swap } => {
+                    exchange.on_swapped(self.swap(tx, self.guard_key(), &swap, Stage::Claim).await?)
+                }
+                Step::Look(owner) => {
+                    let found = load(self.shared, tx, &owner, self.settle_until).await?;
+                    exchange.on_looked(found.as_ref())
+                }
+                Step::Swap { register: Which::Record, swap } => {
+                    let swapped = self.swap(tx, self.covered.record_key, &swap, Stage::Claim).await?;
                     if matches!(&swapped, Swapped::Found(found) if found.stamp.exchange == self.id)
                         && let Pending::Commit(told) | Pending::Elsewhere(told) = self.take_pending()
                     {
@@ -328,6 +339,7 @@ where
         let info = ExecutionInfo { exchange: self.id, attempt: permit.attempt() };
         self.request.extensions_mut().insert(info);
         self.request.extensions_mut().insert(Operation(self.covered.record_key));
+        log_override(&self.covered.route, self.id, self.covered.guard_override.as_deref());
         let executing_at = Instant::now();
         let executing =
             execute::<DB, W>(tx, &self.request, self.work, Some(&self.covered.route), self.execute_until).await;
@@ -336,7 +348,7 @@ where
         match &executed {
             Executed::Replied { effect: Effect::Happened, .. } => {
                 let settle = settle_of(exchange.on_executed(permit, executed));
-                let swapped = self.swap(tx, &settle, Stage::Settle).await?;
+                let swapped = self.swap(tx, self.covered.record_key, &settle, Stage::Settle).await?;
                 if swapped != Swapped::Done {
                     let error = "the work ended the transaction that it was given".to_owned();
                     return Err(Failed { stage: Stage::Settle, failure: Failure::Broken, error });
@@ -379,7 +391,7 @@ where
         let told = told.unwrap_or(Told { answer, response: None, lost: LostCause::Failed });
         let undone = within(self.settle_until, DB::undo_work(tx)).await;
         let settled = match undone.map_err(|error| Failed::of::<DB>(Stage::Settle, &error)) {
-            Ok(()) => self.swap(tx, &settle, Stage::Settle).await.map(drop),
+            Ok(()) => self.swap(tx, self.covered.record_key, &settle, Stage::Settle).await.map(drop),
             Err(failed) => Err(failed),
         };
         match settled {
@@ -441,14 +453,21 @@ where
         let (mut exchange, _) = self.open();
         let fingerprint = self.covered.fingerprint;
         let phase = Phase::InFlight { lease: self.rules.lease };
-        let record = Record { fingerprint, attempt: 1, phase, retention: self.rules.unknown_for };
+        let record = Record { fingerprint, attempt: 1, phase, retention: self.rules.unknown_for, guard: None };
         let stamp = Stamp { exchange: ExchangeId(0), write: 1 };
         let found = Found { stamp, age: Duration::ZERO, abandoned: false, record };
         told(answer_of(exchange.on_swapped(Swapped::Found(found))))
     }
 
     fn open(&self) -> (Exchange, Step) {
-        Exchange::open(self.rules, self.covered.fingerprint, self.id)
+        Exchange::open(self.rules, self.covered.fingerprint, self.id, self.guard.clone())
+    }
+
+    fn guard_key(&self) -> RecordKey {
+        match &self.guard {
+            Guard::Guarded(guard) => guard.key,
+            Guard::Unguarded | Guard::Incomplete(_) => unreachable!("no step is about a guard"),
+        }
     }
 
     fn take_pending(&mut self) -> Pending {
@@ -458,16 +477,12 @@ where
     async fn swap(
         &mut self,
         tx: &mut Transaction<'static, DB>,
+        key: RecordKey,
         wanted: &Swap,
         stage: Stage,
     ) -> Result<Swapped, Failed> {
-        let swapping = swap::<DB>(tx, &self.covered.record_key, wanted, self.shared.now_ms());
-        match timeout_at(self.settle_until, swapping).await {
-            Ok(Ok(swapped)) => Ok(swapped),
-            Ok(Err(SwapError::Database(error))) => Err(Failed::of::<DB>(stage, &error)),
-            Ok(Err(SwapError::Corrupt(error))) => Err(Failed { stage, failure: Failure::Broken, error }),
-            Err(_elapsed) => Err(Failed::of::<DB>(stage, &timed_out())),
-        }
+        let swapping = swap::<DB>(tx, &key, wanted, self.shared.now_ms());
+        in_time::<DB, _>(self.settle_until, stage, swapping).await
     }
 }
 
@@ -644,6 +659,49 @@ fn database_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e sqlx::E
     None
 }
 
+/// Finds out which guard the request is to hold, by what this transaction sees.
+async fn resolve<DB: Register>(
+    shared: &Shared<DB>,
+    covered: &Covered,
+    conn: &mut DB::Connection,
+    until: Instant,
+) -> Result<Guard, Failed> {
+    let Some(question) = covered.guard.clone() else { return Ok(Guard::Unguarded) };
+    let mut replies = Vec::new();
+    for record in question.references() {
+        replies.push((record, load(shared, conn, &record, until).await?));
+    }
+    Ok(question.answer(&shared.secret, &replies))
+}
+
+async fn load<DB: Register>(
+    shared: &Shared<DB>,
+    conn: &mut DB::Connection,
+    key: &RecordKey,
+    until: Instant,
+) -> Result<Option<Found>, Failed> {
+    let now_ms = shared.now_ms();
+    let loading = async {
+        let row = DB::read(conn, key, now_ms).await?;
+        Ok(row.map(found).transpose()?.flatten())
+    };
+    in_time::<DB, _>(until, Stage::Claim, loading).await
+}
+
+/// Asks the register until `until`.
+async fn in_time<DB: Register, T>(
+    until: Instant,
+    stage: Stage,
+    asking: impl Future<Output = Result<T, SwapError>>,
+) -> Result<T, Failed> {
+    match timeout_at(until, asking).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(SwapError::Database(error))) => Err(Failed::of::<DB>(stage, &error)),
+        Ok(Err(SwapError::Corrupt(error))) => Err(Failed { stage, failure: Failure::Broken, error }),
+        Err(_elapsed) => Err(Failed::of::<DB>(stage, &timed_out())),
+    }
+}
+
 async fn within<T>(until: Instant, doing: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     timeout_at(until, doing).await.unwrap_or_else(|_elapsed| Err(timed_out()))
 }
@@ -667,8 +725,8 @@ fn told(answer: Answer) -> Told {
 
 fn settle_of(step: Step) -> Swap {
     match step {
-        Step::Swap(swap) => swap,
-        Step::Execute(_) | Step::Wait { .. } | Step::Answer(_) => {
+        Step::Swap { swap, .. } => swap,
+        Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::Answer(_) => {
             unreachable!("an execution is followed by its settle")
         }
     }
@@ -677,6 +735,8 @@ fn settle_of(step: Step) -> Swap {
 fn answer_of(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
-        Step::Swap(_) | Step::Execute(_) | Step::Wait { .. } => unreachable!("the exchange is over"),
+        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } => {
+            unreachable!("the exchange is over")
+        }
     }
 }

@@ -79,11 +79,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use semel_core::{
     admit::{self, Admission},
+    exchange::Answer,
     policy::Policy,
     scope::{RecordKey, Secret},
     wire::{KeyStatus, Problem, ProblemType},
@@ -94,8 +96,9 @@ use tokio::sync::oneshot;
 use crate::{
     body::{Body, BoxError},
     layer::{Asked, Complete, complete, head, log_refused, say_status, tell_answer},
+    observe::{Releasing, Watched},
     reply::{self, Content},
-    store::{Clock, SystemClock},
+    store::{Clock, Found, StoreError, Swap, Swapped, SystemClock},
     waiters::Waiters,
 };
 
@@ -124,6 +127,8 @@ pub const SCHEMA_POSTGRES: &str = <sqlx::Postgres as Sealed>::SCHEMA;
 const SCHEMA_VERSION: i64 = 1;
 /// The largest content of a request that no route covers, in bytes.
 const UNCOVERED_BODY_BYTES_MAX: usize = 1 << 20;
+/// How long a release waits for another writer; the next response that shows it tries again.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 /// See [`Transactional::housekeeping`].
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_RECORDS_MAX: u32 = 1_000;
@@ -264,6 +269,7 @@ impl<DB: Register> Transactional<DB> {
             Some(clock) => Duration::from_millis(clock.now_ms()),
             None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         };
+        let watched = Watched::of(&shared.policy, &shared.secret, &mut parts);
         match admit::admit(&shared.policy, &head(&parts), now) {
             Admission::Pass(status) => {
                 let route = shared.policy.route(&parts.method, &admit::normalise_path(parts.uri.path())).cloned();
@@ -280,7 +286,8 @@ impl<DB: Register> Transactional<DB> {
                         return reply::problem(&shared.policy, route.as_deref(), &problem);
                     }
                 };
-                self.unprotected(Request::from_parts(parts, content), route, status, work).await
+                let response = self.unprotected(Request::from_parts(parts, content), route, status, work).await;
+                self.pass_on(watched, response).await
             }
             Admission::Refuse(refused) => {
                 log_refused(&refused.route, &refused.problem);
@@ -296,13 +303,19 @@ impl<DB: Register> Transactional<DB> {
                             drive::covered(&shared, &covered, request, &work, tell).await;
                         });
                         match told.await {
-                            Ok(told) => tell_answer(&shared.policy, None, &asked, told).await,
+                            Ok(told) => {
+                                let is_own = matches!(told.answer, Answer::Own { .. });
+                                let response = tell_answer(&shared.policy, None, &asked, told).await;
+                                // A kept reply shows how things stood when it was kept.
+                                self.pass_on(watched.filter(|_| is_own), response).await
+                            }
                             Err(_) => self.unheard(),
                         }
                     }
                     Complete::Unprotected(content) => {
                         let request = Request::from_parts(parts, whole(content).await);
-                        self.unprotected(request, Some(route), Some(KeyStatus::Absent), work).await
+                        let response = self.unprotected(request, Some(route), Some(KeyStatus::Absent), work).await;
+                        self.pass_on(watched, response).await
                     }
                     Complete::Refused(response) => response,
                 }
@@ -347,6 +360,14 @@ impl<DB: Register> Transactional<DB> {
         };
         change(&mut shared);
         Transactional(Arc::new(shared))
+    }
+
+    /// Passes a response of the work on, after releasing what it shows: its transaction has ended.
+    async fn pass_on(&self, watched: Option<Watched>, response: Response<Body>) -> Response<Body> {
+        match watched {
+            Some(watched) => Box::pin(watched.pass_on(&*self.0, response)).await,
+            None => response,
+        }
     }
 
     async fn unprotected<W>(
@@ -399,6 +420,38 @@ impl<DB: Register> Clone for Transactional<DB> {
 impl<DB: Register> fmt::Debug for Transactional<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transactional").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+/// A release is a transaction of its own.
+#[async_trait]
+impl<DB: Register> Releasing for Shared<DB> {
+    async fn load(&self, key: RecordKey) -> Result<Option<Found>, StoreError> {
+        let mut conn = self.pool.acquire().await.map_err(|error| unavailable(&error))?;
+        let row = DB::read(&mut conn, &key, self.now_ms()).await.map_err(|error| unavailable(&error))?;
+        row.map(register::found).transpose().map(Option::flatten).map_err(StoreError::from)
+    }
+
+    async fn delete(&self, key: RecordKey, found: &Found) -> Result<Swapped, StoreError> {
+        let mut tx =
+            DB::begin(&self.pool, RELEASE_PATIENCE, self.settings).await.map_err(|error| unavailable(&error))?;
+        let swap = Swap { expect: Some(found.stamp), put: None };
+        let swapped = register::swap::<DB>(&mut tx, &key, &swap, self.now_ms()).await?;
+        tx.commit().await.map_err(|error| unavailable(&error))?;
+        Ok(swapped)
+    }
+}
+
+fn unavailable(error: &sqlx::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+impl From<register::SwapError> for StoreError {
+    fn from(error: register::SwapError) -> StoreError {
+        match error {
+            register::SwapError::Database(error) => unavailable(&error),
+            register::SwapError::Corrupt(what) => StoreError::Corrupt(what),
+        }
     }
 }
 

@@ -58,6 +58,10 @@ enum Bug {
     CheckThenSet,
     /// Answers from what it read before it waited.
     AnswersFromBefore,
+    /// Loads are answered by a replica that is one write behind.
+    LoadsLag,
+    /// Of a guard only who holds it is kept, and of records not which guard they have.
+    ForgetsGuards,
     /// A handle has a cache of its own (`peers.md` #22).
     CachesReads,
     /// Never forgets.
@@ -172,6 +176,9 @@ const CATALOGUE: &[(Bug, &[&str])] = {
         ),
         (AnswersFromBefore, &["racing swaps form one chain per key, in an order that time allows"]),
         (CachesReads, &["what one handle did, another sees at once"]),
+        (CachesReads, &["a load sees the last swap that was confirmed to anybody before it was asked"]),
+        (LoadsLag, &["a load sees the last swap that was confirmed to anybody before it was asked"]),
+        (ForgetsGuards, &["every field of every phase comes back"]),
         (KeepsForever, &["a record lives until its retention, and not a millisecond longer"]),
         (ForgetsLate, &["a record lives until its retention, and not a millisecond longer"]),
         (SwapMeetsExpired, &["past its retention a record is absent to every question"]),
@@ -428,6 +435,7 @@ impl PlantedStore {
             Some(Bug::SettleDropsFingerprint) if replaces.is_some() => {
                 record.fingerprint = sample::fingerprint(0);
             }
+            Some(Bug::ForgetsGuards) => record.guard = None,
             Some(Bug::CutsAttempts) => record.attempt &= 0xffff,
             _ => {}
         }
@@ -489,7 +497,7 @@ impl PlantedStore {
         if nothing {
             return Swapped::Done;
         }
-        if self.has(Bug::LosesLastWrite) {
+        if self.has(Bug::LosesLastWrite) || self.has(Bug::LoadsLag) {
             disk.before_last_write = disk.live.clone();
         }
         let replaced = disk.live.remove(key);
@@ -559,6 +567,9 @@ impl Store for PlantedStore {
         let key = self.key(key);
         let mut disk = self.disk.lock();
         let opened = disk.opened;
+        if self.has(Bug::LoadsLag) {
+            return Ok(disk.before_last_write.get(&key).and_then(|live| self.found(live, opened)));
+        }
         let Some(live) = disk.live.get_mut(&key) else { return Ok(None) };
         if self.has(Bug::CachesReads) {
             let mut seen = self.seen.lock();

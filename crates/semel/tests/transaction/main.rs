@@ -4,7 +4,9 @@
 
 mod both;
 mod crash;
+mod guards;
 mod postgres;
 mod proxy;
+mod releases;
 mod sqlite;
 mod world;

@@ -65,7 +65,8 @@ impl World {
         World::with(policy(""), |_| store)
     }
 
-    fn with(policy: Policy, wrap: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Store>) -> World {
+    /// Under a policy, with something between the layer and its store.
+    pub fn with(policy: Policy, wrap: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Store>) -> World {
         let clock = Arc::new(SimulatedClock::at(1_000_000));
         let store = Arc::new(MemoryStore::with_clock(clock.clone()));
         let semel = Semel::new(policy, Secret::from_bytes([7; 32]), wrap(store.clone()));

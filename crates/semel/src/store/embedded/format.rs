@@ -28,8 +28,9 @@ pub(super) const PAGE: usize = 4096;
 pub(super) const UNIT: usize = 8;
 pub(super) const FRAME_HEAD: usize = 40;
 pub(super) const RECORD_HEAD: usize = 78;
-/// What is left of a record past `replay_for`: its head, and phase, fingerprint, status of the record itself.
-pub(super) const TRIMMED_BYTES_MAX: usize = RECORD_HEAD + 64;
+/// What is left of a record past `replay_for`: its head, and phase, fingerprint, guard, status of the record
+/// itself.
+pub(super) const TRIMMED_BYTES_MAX: usize = RECORD_HEAD + 96;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"semelseg";
 const HINT_MAGIC: &[u8; 8] = b"semelhnt";
@@ -218,6 +219,7 @@ impl RecordHead {
             1 => Some(PhaseKind::InFlight),
             2 => Some(PhaseKind::Unknown),
             3 => Some(PhaseKind::Completed),
+            4 => Some(PhaseKind::Held),
             _ => return None,
         };
         let written_ms = millis_at(head, 60);

@@ -50,7 +50,9 @@ impl Hasher for Identity {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place(pub(super) u128);
 
-const KIND: u128 = 0b11;
+const KIND: u128 = 0b1_0011;
+/// The kinds before it have two bits, with flags above them.
+const HELD: u128 = 0b1_0000;
 const ABANDONED: u128 = 0b100;
 const TRIMS: u128 = 0b1000;
 
@@ -62,7 +64,11 @@ impl Place {
     /// `kind: None` stands for a removal, which only hints hold.
     pub(super) fn new(segment: u32, offset: usize, len: usize, kind: Option<PhaseKind>, expires_ms: u64) -> Place {
         debug_assert!(offset.is_multiple_of(UNIT) && len.is_multiple_of(UNIT) && expires_ms < 1 << 48);
-        let kind = kind.map_or(0, |kind| kind as u128);
+        let kind = match kind {
+            None => 0,
+            Some(kind @ (PhaseKind::InFlight | PhaseKind::Unknown | PhaseKind::Completed)) => kind as u128,
+            Some(PhaseKind::Held) => HELD,
+        };
         let (offset, len) = ((offset / UNIT) as u128, (len / UNIT) as u128);
         Place(u128::from(segment) << 104 | offset << 80 | len << 56 | kind << 48 | u128::from(expires_ms))
     }
@@ -84,6 +90,7 @@ impl Place {
             1 => Some(PhaseKind::InFlight),
             2 => Some(PhaseKind::Unknown),
             3 => Some(PhaseKind::Completed),
+            HELD => Some(PhaseKind::Held),
             _ => None,
         }
     }

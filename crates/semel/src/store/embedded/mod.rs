@@ -258,6 +258,7 @@ impl Store for EmbeddedStore {
             attempt: 1,
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
+            guard: None,
         };
         let mut swap = Swap { expect: None, put: Some(Put { stamp: Stamp { exchange, write: 1 }, record }) };
         loop {

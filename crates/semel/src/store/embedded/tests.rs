@@ -302,5 +302,6 @@ fn record(phase: Phase, retention_s: u64) -> Record {
         attempt: 1,
         phase,
         retention: Duration::from_secs(retention_s),
+        guard: None,
     }
 }

@@ -10,11 +10,11 @@ use crate::{
     store::{PhaseKind, Record, RecordKey, Swapped},
     testkit::{
         Harness, Keeps,
-        sample::{RETENTION, completed, in_flight, key, omitted, put, remove, stamp, unknown},
+        sample::{RETENTION, completed, guard, held, in_flight, key, omitted, put, remove, stamp, unknown},
     },
 };
 
-const PHASES: [PhaseKind; 3] = [PhaseKind::InFlight, PhaseKind::Unknown, PhaseKind::Completed];
+const PHASES: [PhaseKind; 4] = [PhaseKind::InFlight, PhaseKind::Unknown, PhaseKind::Completed, PhaseKind::Held];
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -52,10 +52,11 @@ async fn sweeping(h: &dyn Harness) -> Result<(), Failure> {
     same("nothing in a new store", &t.sweep_all().await?, &0)?;
     for n in 0..30 {
         let retention = Duration::from_secs(10 * (1 + n % 3));
-        let record = match n % 4 {
+        let record = match n % 5 {
             0 => in_flight(n),
             1 => unknown(n),
             2 => omitted(n),
+            3 => held(n),
             _ => completed(n, "done"),
         };
         t.is_done("put", key(n), &put(None, stamp(n, 1), Record { retention, ..record })).await?;
@@ -122,9 +123,10 @@ async fn sweeping_after_replacement(h: &dyn Harness) -> Result<(), Failure> {
 
 async fn paging(h: &dyn Harness) -> Result<(), Failure> {
     let t = Trial::of(h).await;
-    let record_of = |n: u64| match n % 3 {
+    let record_of = |n: u64| match n % 4 {
         0 => in_flight(n),
         1 => unknown(n),
+        2 => held(n),
         _ => completed(n, "done"),
     };
     let count = 60;
@@ -165,7 +167,7 @@ async fn scanning_changes(h: &dyn Harness) -> Result<(), Failure> {
     let t = Trial::of(h).await;
     let short = Duration::from_secs(10);
     let counts = async |t: &Trial| {
-        let mut counts = [0; 3];
+        let mut counts = [0; 4];
         for (count, phase) in counts.iter_mut().zip(PHASES) {
             *count = t.scan(phase, None, 100).await?.len();
         }
@@ -175,17 +177,21 @@ async fn scanning_changes(h: &dyn Harness) -> Result<(), Failure> {
         let record = Record { retention: if n == 4 { short } else { RETENTION }, ..in_flight(n) };
         t.is_done("claim", key(n), &put(None, stamp(n, 1), record)).await?;
     }
-    same("all in flight", &counts(&t).await?, &[4, 0, 0])?;
+    same("all in flight", &counts(&t).await?, &[4, 0, 0, 0])?;
     t.is_done("settle", key(1), &put(Some(stamp(1, 1)), stamp(1, 2), completed(1, "done"))).await?;
-    same("one completed", &counts(&t).await?, &[3, 0, 1])?;
+    same("one completed", &counts(&t).await?, &[3, 0, 1, 0])?;
     t.is_done("settle", key(2), &put(Some(stamp(2, 1)), stamp(2, 2), unknown(2))).await?;
-    same("one unknown", &counts(&t).await?, &[2, 1, 1])?;
+    same("one unknown", &counts(&t).await?, &[2, 1, 1, 0])?;
     t.is_done("release", key(3), &remove(stamp(3, 1))).await?;
-    same("one gone", &counts(&t).await?, &[1, 1, 1])?;
+    same("one gone", &counts(&t).await?, &[1, 1, 1, 0])?;
     t.advance(short).await;
-    same("one past its retention", &counts(&t).await?, &[0, 1, 1])?;
+    same("one past its retention", &counts(&t).await?, &[0, 1, 1, 0])?;
     t.is_done("take over", key(2), &put(Some(stamp(2, 2)), stamp(5, 1), in_flight(2))).await?;
-    same("the unknown in flight again", &counts(&t).await?, &[1, 0, 1])
+    same("the unknown in flight again", &counts(&t).await?, &[1, 0, 1, 0])?;
+    t.is_done("a guard", guard(2), &put(None, stamp(6, 1), held(2))).await?;
+    same("one held", &counts(&t).await?, &[1, 0, 1, 1])?;
+    t.is_done("its release", guard(2), &remove(stamp(6, 1))).await?;
+    same("none held", &counts(&t).await?, &[1, 0, 1, 0])
 }
 
 async fn loading(h: &dyn Harness) -> Result<(), Failure> {

@@ -43,6 +43,11 @@ pub(super) const CASES: &[Case] = &[
         run: |h| Box::pin(chain_with_releases(h)),
     },
     Case {
+        name: "a load sees the last swap that was confirmed to anybody before it was asked",
+        needs: Keeps::Nothing,
+        run: |h| Box::pin(loads_race_swaps(h)),
+    },
+    Case {
         name: "a sweep that races with claims removes none of them",
         needs: Keeps::Nothing,
         run: |h| Box::pin(sweep_races_claims(h)),
@@ -151,6 +156,66 @@ async fn sweep_races_claims(h: &dyn Harness) -> Result<(), Failure> {
             same("the claim lives on", &lives, &Some(stamp(n, 2)))?;
             t.is_done("its owner releases it", key, &remove(stamp(n, 2))).await?;
         }
+    }
+    Ok(())
+}
+
+/// Whether a guard is taken over is decided by a load: it must neither show what was already replaced, nor miss a claim
+/// that was already confirmed.
+async fn loads_race_swaps(h: &dyn Harness) -> Result<(), Failure> {
+    const WRITES: u16 = 400;
+    let t = Trial::of(h).await;
+    let [writing, reading] = t.handles();
+    // The last write that was confirmed, and the last that was asked for: a load is somewhere between them.
+    let (confirmed, asked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let barrier = Arc::new(Barrier::new(4));
+    let writer = tokio::spawn({
+        let (confirmed, asked, reading, barrier) = (confirmed.clone(), asked.clone(), reading.clone(), barrier.clone());
+        async move {
+            barrier.wait().await;
+            for n in 1..=WRITES {
+                asked.store(n.into(), Ordering::SeqCst);
+                // Every third write is a release, as of a guard's owner.
+                let expect = (n % 3 != 1).then(|| stamp(1, n - 1));
+                let swap = match expect {
+                    Some(expect) if n % 3 == 0 => remove(expect),
+                    Some(_) | None => put(expect, stamp(1, n), in_flight(1)),
+                };
+                same("the only writer", &writing.swap(&key(1), &swap).await?, &Swapped::Done)?;
+                confirmed.store(n.into(), Ordering::SeqCst);
+                let found = reading.load(&key(1)).await?.map(|found| found.stamp.write);
+                same("after its confirmation", &found, &(n % 3 != 0).then_some(n))?;
+            }
+            Ok::<(), Failure>(())
+        }
+    });
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (store, confirmed, asked) = (reading.clone(), confirmed.clone(), asked.clone());
+            let barrier = barrier.clone();
+            tokio::spawn(async move {
+                barrier.wait().await;
+                while confirmed.load(Ordering::SeqCst) < u64::from(WRITES) {
+                    let before = confirmed.load(Ordering::SeqCst);
+                    let found = store.load(&key(1)).await?.map(|found| u64::from(found.stamp.write));
+                    let after = asked.load(Ordering::SeqCst);
+                    let is_seen = (before..=after).any(|n| found == (n % 3 != 0).then_some(n));
+                    if !is_seen {
+                        let what = format!("{found:?} was loaded between the writes {before} and {after}");
+                        return Err(Failure::new(what));
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let written = writer.await.map_err(Failure::new)?;
+    // Whoever reads would wait for a writer that failed.
+    confirmed.store(WRITES.into(), Ordering::SeqCst);
+    written?;
+    for reader in readers {
+        reader.await.map_err(Failure::new)??;
     }
     Ok(())
 }

@@ -17,7 +17,10 @@ use crate::{
     testkit::{
         Harness, Keeps,
         prng::Prng,
-        sample::{LEASE, REPLAY_FOR, RETENTION, completed, fingerprint, in_flight, key, omitted, put, stamp, unknown},
+        sample::{
+            LEASE, REPLAY_FOR, RETENTION, completed, fingerprint, guard, guarded, held, in_flight, key, omitted, put,
+            stamp, unknown,
+        },
     },
 };
 
@@ -49,6 +52,12 @@ pub(super) fn shapes() -> Vec<Record> {
         unknown(2),
         omitted(3),
         completed(4, "{}"),
+        guarded(13),
+        Record { guard: Some(guard(14)), ..unknown(14) },
+        Record { guard: Some(guard(15)), ..omitted(15) },
+        Record { guard: Some(guard(16)), ..completed(16, "{}") },
+        held(17),
+        Record { phase: Phase::Held { owner: key(18), resource: None }, retention: century, ..held(18) },
         Record { attempt: u32::MAX, ..in_flight(5) },
         Record { attempt: 0x0102_0304, retention: century, ..unknown(6) },
         Record { phase: Phase::InFlight { lease: Duration::ZERO }, ..in_flight(7) },

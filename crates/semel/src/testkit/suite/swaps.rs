@@ -5,7 +5,7 @@ use crate::{
     store::{RecordKey, Stamp, StoreError, Swap, Swapped},
     testkit::{
         Harness, Keeps,
-        sample::{completed, in_flight, key, put, remove, stamp, unknown},
+        sample::{completed, held, in_flight, key, put, remove, stamp, unknown},
     },
 };
 use std::time::Duration;
@@ -104,6 +104,8 @@ async fn replacing(h: &dyn Harness) -> Result<(), Failure> {
         put(Some(stamp(2, 1)), stamp(3, 1), in_flight(1)),
         put(Some(stamp(3, 1)), stamp(3, 2), completed(1, "done")),
         put(Some(stamp(3, 2)), stamp(4, 1), completed(1, "done otherwise")),
+        put(Some(stamp(4, 1)), stamp(5, 1), held(1)),
+        put(Some(stamp(5, 1)), stamp(6, 1), held(2)),
     ];
     for write in writes {
         t.is_done("the stamp it expects was there", key(1), &write).await?;

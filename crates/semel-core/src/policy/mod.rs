@@ -1,0 +1,323 @@
+//! What an operator may configure: routes, presets and limits. A [`Policy`] is valid by construction.
+//!
+//! A route's settings are layered: the route's own, then the file's `[defaults]`, then the preset, then the preset
+//! `ietf`, which sets everything. All defaults are therefore in `presets/ietf.toml` and nowhere else.
+
+use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
+
+use http::{HeaderName, Method, StatusCode};
+use serde::Deserialize;
+
+use crate::{
+    admit::{Head, normalise_path},
+    fingerprint::FingerprintRule,
+    guard::GuardRule,
+    key::KeyRule,
+    release::{ReleaseRule, Watch},
+    scope::{Principal, Secret},
+    wire::{Problem, ProblemType},
+};
+
+mod effects;
+mod guards;
+mod path;
+mod preset;
+mod settings;
+mod words;
+
+use effects::Effects;
+pub use effects::StatusPattern;
+pub use guards::{ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText};
+pub use path::PathTemplate;
+pub use preset::Preset;
+pub use settings::{
+    FingerprintKind, KeySource, PolicyDocument, PolicyError, REPLY_BODY_BYTES_CEILING, REQUEST_BODY_BYTES_CEILING,
+    RouteSettings,
+};
+pub use words::{DurationText, HeaderText, MethodText, StatusText};
+
+/// Everything that decides how a request is treated.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    routes: Vec<Arc<RoutePolicy>>,
+    principal: Vec<HeaderName>,
+    documentation: Option<String>,
+    has_releases: bool,
+}
+
+/// One route, with every setting resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoutePolicy {
+    /// The methods it covers.
+    pub methods: Vec<Method>,
+    /// The paths it covers.
+    pub path: PathTemplate,
+    /// Where the key is.
+    pub key: KeyRule,
+    /// The longest key, in bytes after unquoting.
+    pub key_bytes_max: usize,
+    /// What of the content counts.
+    pub fingerprint: FingerprintRule,
+    effects: Effects,
+    /// Whether replies are kept.
+    pub reply: ReplyRule,
+    /// What a retry of a completed request gets.
+    pub on_completed: OnCompleted,
+    /// What another request under the same key gets.
+    pub on_mismatch: OnMismatch,
+    /// What a retry of an unknown outcome gets.
+    pub on_unknown: OnUnknown,
+    /// What a retry past `replay_for` gets.
+    pub on_expired: OnExpired,
+    /// What an old `Repeatability-First-Sent` gets.
+    pub on_late: OnLate,
+    /// How long an execution may take before its outcome is unknown.
+    pub execution_max: Duration,
+    /// How much longer than `execution_max` a claim counts as in flight.
+    pub grace: Duration,
+    /// How long a concurrent request waits for the first; zero: it is refused at once.
+    pub wait_max: Duration,
+    /// How long a reply is replayed, from its completion (conformance X4).
+    pub replay_for: Duration,
+    /// How long it is remembered that it was done.
+    pub remember_for: Duration,
+    /// How long an unknown outcome is remembered.
+    pub unknown_for: Duration,
+    /// How long reading the content may take; nothing is claimed before it is complete (`peers.md` #29).
+    pub request_read_max: Duration,
+    /// The largest content that can be protected, in bytes.
+    pub request_body_bytes_max: usize,
+    /// The largest content that is kept, in bytes; a larger one passes through and is remembered as omitted.
+    pub reply_body_bytes_max: usize,
+    /// The header that marks a replay with `true`.
+    pub marker: HeaderName,
+    /// A member set to `true` in replayed JSON objects (E27); never stored.
+    pub replay_member: Option<String>,
+    /// Response fields that are not kept.
+    pub headers_omitted: Vec<HeaderName>,
+    /// Where the resource is that a key names, as a path with `{key}` in it; told in `Location` on a conflict (Q7).
+    pub resource: Option<String>,
+    /// What no two live records of a caller may have in common.
+    pub guard: Option<GuardRule>,
+    /// Which responses show that the guard, or the slot, is free again.
+    pub releases: Vec<ReleaseRule>,
+    problems: BTreeMap<ProblemType, ProblemWords>,
+}
+
+/// How a route tells a problem, where that is not the type's own way.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProblemWords {
+    /// Its status.
+    pub status: Option<StatusText>,
+    /// The content in the API's own words instead of `application/problem+json`. `{detail}` and `{code}` stand for the
+    /// problem's, escaped for a JSON string; the code is then also told in `Idempotency-Problem`.
+    pub content: Option<String>,
+    /// The media type of `content`, `application/json` unless set.
+    pub content_type: Option<String>,
+}
+
+/// What a response says about the effect of the request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// It happened: the record becomes completed.
+    Happened,
+    /// It did not happen: the key is free again.
+    None,
+    /// It may have happened: the record becomes unknown.
+    Unknown,
+}
+
+impl FromStr for Effect {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Effect, ()> {
+        match text.trim() {
+            "happened" => Ok(Effect::Happened),
+            "none" => Ok(Effect::None),
+            "unknown" => Ok(Effect::Unknown),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Whether replies are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplyRule {
+    /// Kept and replayed.
+    Kept,
+    /// Never kept: a retry learns that it was done, and with which status (conformance SC13).
+    Omitted,
+}
+
+/// What a retry of a completed request gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnCompleted {
+    /// The kept reply.
+    Replay,
+    /// The problem `resource-exists` (E3: an id that is taken is a conflict).
+    Conflict,
+}
+
+/// What another request under the same key gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMismatch {
+    /// A problem; see [`RoutePolicy::mismatch`].
+    Refuse,
+    /// The reply to the first request, as some APIs promise (E23). The other request is not executed, and its caller is
+    /// told something that is not about it: only for clients that were promised this.
+    Replay,
+}
+
+/// What a retry of an unknown outcome gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnUnknown {
+    /// The problem `outcome-unknown`.
+    Refuse,
+    /// Another execution: the origin is declared idempotent.
+    Reexecute,
+    /// Another execution: the origin is declared to deduplicate by the key, which it is sent.
+    ForwardKey,
+}
+
+/// What a retry past `replay_for` gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExpired {
+    /// The problem `reply-gone` for as long as it is remembered.
+    Refuse,
+    /// A first execution, with a warning (E48).
+    Execute,
+}
+
+/// What a request whose `Repeatability-First-Sent` is older than `remember_for` gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLate {
+    /// The header means nothing here.
+    Ignore,
+    /// The problem `too-late` (conformance X6).
+    Refuse,
+}
+
+impl RoutePolicy {
+    /// How the route is named in logs, scopes and the published policy.
+    pub fn name(&self) -> &str {
+        self.path.as_str()
+    }
+
+    /// What a response with this status says about the effect, unless the origin says it in `Idempotency-Effect`.
+    pub fn effect_of(&self, status: u16) -> Effect {
+        self.effects.of(status)
+    }
+
+    /// The statuses that mean `effect`, as ranges, for the published policy.
+    pub fn statuses_that_mean(&self, effect: Effect) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for status in (200..=599).filter(|status| self.effects.of(*status) == effect) {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == status => *last = status,
+                _ => ranges.push((status, status)),
+            }
+        }
+        ranges
+    }
+
+    /// The status that a problem is told with on this route.
+    pub fn status_of(&self, kind: ProblemType) -> StatusCode {
+        self.problems.get(&kind).and_then(|words| words.status).map_or(kind.default_status(), |status| status.0)
+    }
+
+    /// How this route tells a problem, as far as that is not the type's own way.
+    pub fn problem_words(&self, kind: ProblemType) -> ProblemWords {
+        self.problems.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// The content and media type that a problem is told with on this route, if not `application/problem+json`.
+    pub fn words_for(&self, problem: &Problem) -> Option<(String, &str)> {
+        let words = self.problems.get(&problem.kind)?;
+        let content = words.content.as_ref()?;
+        let quoted = serde_json::to_string(problem.detail_text()).expect("a string always serialises");
+        let escaped = &quoted[1..quoted.len() - 1];
+        let content = content.replace("{detail}", escaped).replace("{code}", problem.kind.code());
+        Some((content, words.content_type.as_deref().unwrap_or("application/json")))
+    }
+
+    /// How long a claim counts as in flight: an execution has a limit, so a lease needs no renewal.
+    pub fn lease(&self) -> Duration {
+        self.execution_max + self.grace
+    }
+
+    /// What a request with another fingerprint under a known key is told: it depends on what the key is.
+    pub fn mismatch(&self) -> ProblemType {
+        match self.key {
+            KeyRule::Header { .. } => ProblemType::KeyReused,
+            KeyRule::Member { .. } => ProblemType::ResourceIdReused,
+            KeyRule::Operation => ProblemType::SlotTaken,
+        }
+    }
+}
+
+impl Policy {
+    /// The policy of a preset: every path, and the preset's methods.
+    pub fn preset(preset: Preset) -> Policy {
+        PolicyDocument { preset: Some(preset), ..PolicyDocument::default() }.build().expect("presets are tested")
+    }
+
+    /// Routes in the order in which they are tried.
+    pub fn routes(&self) -> &[Arc<RoutePolicy>] {
+        &self.routes
+    }
+
+    /// The first route that covers a method and a normalised path.
+    pub fn route(&self, method: &Method, path: &str) -> Option<&Arc<RoutePolicy>> {
+        self.routes.iter().find(|route| route.methods.contains(method) && route.path.matches(path))
+    }
+
+    /// Who asks: every line of the headers that make the principal counts, since a proxy that adds its own beside the
+    /// client's must not be overruled by the client's.
+    pub(crate) fn principal_of(&self, secret: &Secret, head: &Head<'_>) -> Principal {
+        let credentials = self
+            .principal()
+            .iter()
+            .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
+        Principal::of(secret, credentials)
+    }
+
+    /// What the response to a request may show of guards and slots; nothing where no route has a release.
+    pub fn watches(&self, secret: &Secret, head: &Head<'_>) -> Vec<Watch> {
+        if !self.has_releases {
+            return Vec::new();
+        }
+        let path = normalise_path(head.path);
+        let rules = self.routes.iter().flat_map(|route| {
+            let shown = |rule: &&ReleaseRule| rule.methods.contains(head.method) && rule.path.matches(&path);
+            let rules = route.releases.iter().enumerate().filter(move |(_, rule)| shown(rule));
+            rules.map(move |(at, _)| (route, at))
+        });
+        let mut principal = None;
+        let watches = rules.filter_map(|(route, at)| {
+            let principal = *principal.get_or_insert_with(|| self.principal_of(secret, head));
+            Watch::of(route, at, secret, principal, &path)
+        });
+        watches.collect()
+    }
+
+    /// The headers whose values make the principal.
+    pub fn principal(&self) -> &[HeaderName] {
+        &self.principal
+    }
+
+    /// Where callers read about all this; the target of `Link: rel="describedby"`.
+    pub fn documentation(&self) -> Option<&str> {
+        self.documentation.as_deref()
+    }
+
+    /// The target of `Link: rel="describedby"` on a problem: the documentation, or else the problem's own identifier.
+    pub fn describedby(&self, problem: &Problem) -> String {
+        self.documentation.clone().unwrap_or_else(|| problem.kind.uri())
+    }
+}

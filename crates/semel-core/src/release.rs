@@ -1,0 +1,160 @@
+//! Observed releases: a response that passes shows that what a guard waits for is over, or that what filled a slot is
+//! dead (Q18).
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+
+use crate::{
+    fingerprint::{Member, string_member},
+    key::{Key, KeyRule, Pointer},
+    policy::{PathTemplate, RoutePolicy},
+    record::Phase,
+    register::Found,
+    scope::{Principal, RecordKey, Scope, Secret},
+};
+
+/// Where a release shows, with every setting resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReleaseRule {
+    /// The methods of the requests whose responses show it.
+    pub methods: Vec<Method>,
+    /// Their paths; the variables name the owner.
+    pub path: PathTemplate,
+    /// Where in the response's content it shows.
+    pub member: Pointer,
+    /// What shows.
+    pub shows: Shows,
+    /// How much older than such a request the owner's record must be: for origins that take a while to show what they did.
+    pub after: Duration,
+}
+
+/// What a response shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shows {
+    /// The guard is held while the member is one of these, and released by any other text.
+    HeldWhile(Vec<String>),
+    /// What filled the slot is dead when the member is one of these.
+    DeadWhen(Vec<String>),
+}
+
+/// A request whose response may show a release.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Watch {
+    route: Arc<RoutePolicy>,
+    rule: usize,
+    owner: RecordKey,
+}
+
+/// What a response that shows a release is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing: the owner is younger than the request, or still runs, or is not there.
+    Nothing,
+    /// To release this guard, if its register names the owner.
+    Guard(RecordKey),
+    /// To release the owner's own record, which is the slot.
+    Slot,
+}
+
+impl Watch {
+    /// What a request on `path` may show of `route` by its n-th rule; `None` when the path names no record of it.
+    pub(crate) fn of(
+        route: &Arc<RoutePolicy>,
+        rule: usize,
+        secret: &Secret,
+        principal: Principal,
+        path: &str,
+    ) -> Option<Watch> {
+        let bound = route.releases[rule].path.bind(path)?;
+        let key = match &route.key {
+            KeyRule::Member { grammar, .. } => {
+                let (_, segment) = bound.iter().find(|(name, _)| *name == KEY_VARIABLE)?;
+                Key::from_member(decoded(segment)?, *grammar, route.key_bytes_max).ok()?
+            }
+            KeyRule::Operation => Key::operation(),
+            // A header's key is in no path; the policy does not allow it.
+            KeyRule::Header { .. } => return None,
+        };
+        let path = route.path.fill(&bound)?;
+        let scope = Scope { principal, method: route.methods.first()?.as_str(), path: &path };
+        Some(Watch { route: Arc::clone(route), rule, owner: RecordKey::of(secret, &scope, &key) })
+    }
+
+    fn rule(&self) -> &ReleaseRule {
+        &self.route.releases[self.rule]
+    }
+
+    /// The route whose guard or slot it is about.
+    pub fn route(&self) -> &RoutePolicy {
+        &self.route
+    }
+
+    /// The record that it is about.
+    pub fn owner(&self) -> RecordKey {
+        self.owner
+    }
+
+    /// Whether the content of a response shows a release.
+    pub fn is_shown_by(&self, content: &[u8]) -> bool {
+        match (string_member(content, &self.rule().member), &self.rule().shows) {
+            (Member::Text(text), Shows::HeldWhile(list)) => !list.contains(&text),
+            (Member::Text(text), Shows::DeadWhen(list)) => list.contains(&text),
+            (Member::Absent | Member::Other, _) => false,
+        }
+    }
+
+    /// What a shown release is good for. `since` is the time since the request that shows it began, measured when the owner
+    /// had been found: what was written later is not what the origin looked at.
+    pub fn judge(&self, owner: &Found, since: Duration) -> Verdict {
+        let over_for = match &owner.record.phase {
+            Phase::Completed { .. } | Phase::Unknown => Some(owner.age),
+            // Its writer is dead, or gave up when the lease was over: so it is unknown since then, and what was asked for
+            // earlier may not show what it still did.
+            Phase::InFlight { .. } if owner.abandoned => Some(owner.age),
+            Phase::InFlight { lease } => owner.age.checked_sub(*lease),
+            // A guard owns nothing.
+            Phase::Held { .. } => None,
+        };
+        let needed = since.saturating_add(self.rule().after).saturating_add(AGE_UNIT);
+        if over_for.is_none_or(|over_for| over_for < needed) {
+            return Verdict::Nothing;
+        }
+        match &self.rule().shows {
+            Shows::HeldWhile(_) => owner.record.guard.map_or(Verdict::Nothing, Verdict::Guard),
+            Shows::DeadWhen(_) => Verdict::Slot,
+        }
+    }
+
+    /// Whether a guard is held by the record that this is about.
+    pub fn holds(&self, guard: &Found) -> bool {
+        matches!(guard.record.phase, Phase::Held { owner, .. } if owner == self.owner)
+    }
+}
+
+/// Stores measure ages in whole milliseconds, and may measure one too much.
+const AGE_UNIT: Duration = Duration::from_millis(1);
+
+/// The variable of a release's path that is the owner's key.
+pub(crate) const KEY_VARIABLE: &str = "key";
+
+/// A path segment without percent-encoding (RFC 3986 section 2.1).
+fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+                rest = after;
+            }
+            (b'%', _) => return None,
+            (byte, after) => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
