@@ -26,7 +26,7 @@ pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
         TOOLS.iter().filter(|tool| tool.needed_by == task).filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         println!("   all there");
-        return Ok(());
+        return python(task);
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     for tool in &missing {
@@ -47,8 +47,45 @@ pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
             bail!("package {} was installed and still there is no {}", tool.package, tool.name);
         }
     }
-    Ok(())
+    python(task)
 }
+
+/// Programs from PyPI, in an environment of their own under the target folder.
+fn python(task: NeededBy) -> anyhow::Result<()> {
+    let wanted: Vec<String> = PYTHON_TOOLS
+        .iter()
+        .filter(|tool| tool.needed_by == task)
+        .map(|tool| format!("{}=={}", tool.package, tool.version))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let environment = shell::target().join("venv");
+    // Says what is in it. Another version than the one wanted is as good as none.
+    let stamp = environment.join("semel-tools");
+    let wanted_text = wanted.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted_text) {
+        return Ok(());
+    }
+    println!("   missing: {} (from PyPI): judges of the sandbox's OpenAPI documents", wanted.join(" and "));
+    shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    let pip = environment.join("bin/pip");
+    shell::run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).args(&wanted))?;
+    fs::write(&stamp, wanted_text).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+struct PythonTool {
+    package: &'static str,
+    version: &'static str,
+    needed_by: NeededBy,
+}
+
+const PYTHON_TOOLS: &[PythonTool] = &[
+    // Asks the sandbox what its documents allow, and compares the answers with them.
+    PythonTool { package: "schemathesis", version: "4.32.5", needed_by: NeededBy::Test },
+    // Whether the documents are OpenAPI 3.1.
+    PythonTool { package: "openapi-spec-validator", version: "0.9.0", needed_by: NeededBy::Test },
+];
 
 struct Tool {
     name: &'static str,
@@ -73,6 +110,21 @@ const TOOLS: &[Tool] = &[
         package: "postgresql",
         needed_by: NeededBy::Test,
         purpose: "tests start a private server of it",
+    },
+    Tool {
+        name: "Node.js",
+        probes: &["node"],
+        package: "nodejs",
+        needed_by: NeededBy::Test,
+        purpose: "runs the clients that the vendors' pages show against the sandbox",
+    },
+    Tool {
+        name: "Python with venv",
+        // What Debian's python3 lacks without that package.
+        probes: &["/usr/lib/*/ensurepip/__init__.py", "/usr/local/lib/*/ensurepip/__init__.py"],
+        package: "python3-venv",
+        needed_by: NeededBy::Test,
+        purpose: "runs what judges the sandbox's OpenAPI documents",
     },
     Tool {
         name: "nginx",

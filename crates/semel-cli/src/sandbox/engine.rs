@@ -145,36 +145,31 @@ impl<DB: Shelf> Engine<DB> {
         self.pool.close().await;
     }
 
-    /// The vendor whose paths a path is among.
-    pub(crate) fn stand_of(&self, path: &str) -> Option<&Stand<DB>> {
-        let path = normalise_path(path);
-        self.stands.iter().find(|stand| stand.holds(&path))
-    }
-
     /// The vendor of that name.
     pub(crate) fn stand(&self, name: &str) -> Option<&Stand<DB>> {
         self.stands.iter().find(|stand| stand.vendor.name() == name)
     }
 
     /// Where a request goes, or its answer if there is no such place.
-    pub(crate) fn place(&self, head: &request::Parts) -> Result<Place, Response<Bytes>> {
+    pub(crate) fn place(&self, head: &request::Parts) -> Result<Place, Box<Response<Bytes>>> {
         let path = normalise_path(head.uri.path());
         let Some(index) = self.stands.iter().position(|stand| stand.holds(&path)) else {
-            return Err(self.nowhere());
+            return Err(Box::new(self.nowhere()));
         };
         let stand = &self.stands[index];
         // HEAD is GET without the content, which the server leaves out (RFC 9110 section 9.3.2).
         let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
         // A path without variables is not also one whose variable would stand for the same, as in an OpenAPI document.
         let is_literal = stand.operations.iter().any(|it| it.path == path);
-        let is_of_path = |it: &Operation| if is_literal { it.path == path } else { variables(it.path, &path).is_some() };
+        let is_of_path =
+            |it: &Operation| if is_literal { it.path == path } else { variables(it.path, &path).is_some() };
         let of_path = || stand.operations.iter().enumerate().filter(|(_, it)| is_of_path(it));
         if let Some((operation, _)) = of_path().find(|(_, it)| it.method == method) {
             return Ok(Place { stand: index, operation });
         }
         let mut allowed: Vec<&str> = of_path().map(|(_, it)| it.method.as_str()).collect();
         if allowed.is_empty() {
-            return Err(stand.trouble(StatusCode::NOT_FOUND));
+            return Err(Box::new(stand.trouble(StatusCode::NOT_FOUND)));
         }
         if allowed.contains(&"GET") {
             allowed.push("HEAD");
@@ -182,7 +177,7 @@ impl<DB: Shelf> Engine<DB> {
         let mut response = stand.trouble(StatusCode::METHOD_NOT_ALLOWED);
         let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are tokens");
         response.headers_mut().insert(header::ALLOW, allowed);
-        Err(response)
+        Err(Box::new(response))
     }
 
     /// An answer of the place's vendor for a request that never got there.

@@ -71,10 +71,13 @@ fn status(code: &str) -> Result<StatusCode, String> {
     }
 }
 
+/// Vendor and operation.
+type Met = (&'static str, String);
+
 /// The faults that wait for their requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    waiting: Mutex<BTreeMap<(&'static str, String), Vec<(Fault, u64)>>>,
+    waiting: Mutex<BTreeMap<Met, Vec<(Fault, u64)>>>,
     /// Cuts delays and stalls short when the process is to end.
     pub(crate) ending: CancellationToken,
 }

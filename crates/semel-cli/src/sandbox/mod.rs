@@ -1,6 +1,5 @@
 //! `semel sandbox`: the four source APIs on one port, real origins on the transactional mode, with a control surface that
 //! loses replies, stalls, moves the clock and shows what really happened (`dialects.md`).
-#![allow(dead_code, reason = "landing in parts")]
 
 use std::{net::SocketAddr, path::PathBuf};
 

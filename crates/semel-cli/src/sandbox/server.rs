@@ -1,6 +1,6 @@
 //! The sandbox's listener: reads requests whole, and lets faults happen on the wire.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
@@ -26,7 +26,7 @@ use crate::serve::drain::Signals;
 /// The most connections at once; further clients wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
 /// How long a request head may take, and how long a connection may be idle.
-const HEAD_READ_MAX: Duration = Duration::from_secs(60);
+const HEAD_READ_MAX: Duration = Duration::from_mins(1);
 /// How long the content of a request may take.
 const CONTENT_READ_MAX: Duration = Duration::from_secs(30);
 /// How much of a content that is too large is read to its end, in bytes.
@@ -45,9 +45,11 @@ pub(crate) async fn serve<DB: Shelf>(engine: Engine<DB>, listen: SocketAddr) -> 
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     let engine = Arc::new(engine);
-    println!("listening on http://{address}");
-    println!("  {}, on {}", vendors(&engine), engine.database);
-    println!("  http://{address}/ shows vendors, keys and things to try");
+    let mut out = std::io::stdout().lock();
+    // Whoever closed it does not want to know.
+    let _ = writeln!(out, "listening on http://{address}\n  {}, on {}", vendors(&engine), engine.database)
+        .and_then(|()| writeln!(out, "  http://{address}/ shows vendors, keys and things to try"));
+    drop(out);
     let housekeeping = tokio::spawn(Arc::clone(&engine).housekeeping());
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -174,16 +176,15 @@ async fn told<DB: Shelf>(
     } else {
         match engine.place(&head) {
             Ok(place) => Some(place),
-            Err(response) => return Told::Reply(response),
+            Err(response) => return Told::Reply(*response),
         }
     };
     let refuse = |status: StatusCode| {
-        let mut response = match place {
-            Some(place) => engine.trouble(place, status),
-            None => {
-                let says = format!("the content is incomplete, or larger than {CONTENT_BYTES_MAX} bytes");
-                super::api::json(status, &serde_json::json!({ "error": says }))
-            }
+        let mut response = if let Some(place) = place {
+            engine.trouble(place, status)
+        } else {
+            let says = format!("the content is incomplete, or larger than {CONTENT_BYTES_MAX} bytes");
+            super::api::json(status, &serde_json::json!({ "error": says }))
         };
         // What is left of the content is not read.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -55,7 +55,7 @@ macro_rules! on_both {
 }
 
 /// Sets what a client needs besides its own settings, which win.
-fn start(sandbox: &Sandbox, client: &str, own: Value) -> Child {
+fn start(sandbox: &Sandbox, client: &str, own: &Value) -> Child {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sandbox/clients/{client}.mjs"));
     let mut settings = json!({
         "base": format!("http://{}", sandbox.addr), "timeout_ms": TIMEOUT_MS, "pause_ms": 20, "attempts": 6,
@@ -68,7 +68,7 @@ fn start(sandbox: &Sandbox, client: &str, own: Value) -> Child {
 }
 
 /// Runs a client to its end: what it reports, and what it logged.
-async fn run(sandbox: &Sandbox, client: &str, own: Value) -> (Value, String) {
+async fn run(sandbox: &Sandbox, client: &str, own: &Value) -> (Value, String) {
     let child = start(sandbox, client, own);
     let waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
     let Output { stdout, stderr, .. } = within("the client ends", waiting).await.expect("no panic").expect("it ran");
@@ -130,7 +130,7 @@ on_both!("etherfuse" => async fn e4_e6_e7_e8_e9_the_documented_create_makes_one_
     for (nth, fault) in FAULTS.into_iter().enumerate() {
         prepare(&sandbox, RAMP_ORDER, fault).await;
         let own = etherfuse(&sandbox, &format!("state{nth}")).await;
-        let (report, _) = run(&sandbox, "etherfuse", own).await;
+        let (report, _) = run(&sandbox, "etherfuse", &own).await;
         assert!(report["returned"]["orderId"].is_string(), "{fault:?}: {report:#}");
         assert_eq!(report["returned"]["orderId"], report["returned"]["wanted"], "{fault:?}: {report:#}");
         assert!(attempts(&report).len() as u64 > fault.1, "{fault:?}: {report:#}");
@@ -146,12 +146,12 @@ on_both!("etherfuse" => async fn e5_an_id_that_was_written_down_survives_the_cli
     sandbox.fault(RAMP_ORDER, "stall", 1).await;
     let mut own = etherfuse(&sandbox, "state").await;
     own["timeout_ms"] = json!(600_000);
-    let mut first = start(&sandbox, "etherfuse", own.clone());
+    let mut first = start(&sandbox, "etherfuse", &own);
     within("the order is there", async { while orders(&sandbox).await.is_empty() {} }).await;
     first.kill().expect("it runs");
     first.wait().expect("it ends");
     own["timeout_ms"] = json!(TIMEOUT_MS);
-    let (report, _) = run(&sandbox, "etherfuse", own).await;
+    let (report, _) = run(&sandbox, "etherfuse", &own).await;
     assert_eq!(report["returned"]["orderId"], report["returned"]["wanted"], "{report:#}");
     assert_eq!(orders(&sandbox).await.len(), 1);
 });
@@ -163,7 +163,7 @@ on_both!("credicorp" => async fn e14_e15_e16_e18_e19_the_documented_retry_makes_
     for fault in FAULTS {
         prepare(&sandbox, "POST /public/v1/enquiries", fault).await;
         let own = json!({ "enquiry": { "form": "contact-us", "fields": fields } });
-        let (report, _) = run(&sandbox, "credicorp", own).await;
+        let (report, _) = run(&sandbox, "credicorp", &own).await;
         let record = only_record(&sandbox, fault.0).await;
         assert_eq!(report["returned"]["id"], record["id"], "{fault:?}: {report:#}");
         assert!(attempts(&report).len() as u64 > fault.1, "{fault:?}: {report:#}");
@@ -189,7 +189,7 @@ on_both!("yonne" => async fn q1_q4_e24_e28_e33_the_documented_loop_makes_one_ord
     for fault in FAULTS {
         prepare(&sandbox, CREATE_ORDER, fault).await;
         let own = yonne(&sandbox).await;
-        let (report, _) = run(&sandbox, "yonne", own).await;
+        let (report, _) = run(&sandbox, "yonne", &own).await;
         let record = only_record(&sandbox, fault.0).await;
         assert_eq!(report["returned"]["order_id"], record["id"], "{fault:?}: {report:#}");
         let keys: Vec<&Value> = attempts(&report).iter().map(|attempt| &attempt["key"]).collect();
@@ -204,7 +204,7 @@ on_both!("yonne" => async fn q1_read_literally_the_documented_loop_makes_an_orde
     sandbox.set(json!({ "attempt_suffix": "literal" })).await;
     sandbox.fault(CREATE_ORDER, "drop_after", 2).await;
     let own = yonne(&sandbox).await;
-    let (report, _) = run(&sandbox, "yonne", own).await;
+    let (report, _) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["returned"]["success"], true, "{report:#}");
     assert_eq!(sandbox.records().await.len(), 3, "this is what the default prevents");
 });
@@ -212,13 +212,13 @@ on_both!("yonne" => async fn q1_read_literally_the_documented_loop_makes_an_orde
 on_both!("yonne" => async fn q2_e31_a_refusal_that_the_documented_loop_retries_is_never_an_order(sandbox) {
     sandbox.set(json!({ "balance": 1_500 })).await;
     let own = yonne(&sandbox).await;
-    let (report, _) = run(&sandbox, "yonne", own.clone()).await;
+    let (report, _) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["threw"]["error"], "Insufficient Funds", "{report:#}");
     let statuses: Vec<&Value> = attempts(&report).iter().map(|attempt| &attempt["status"]).collect();
     assert_eq!(statuses, [402, 402, 402], "the sample's own try catches what it throws");
     assert_eq!(sandbox.records().await.len() + sandbox.debits().await.len(), 0);
     sandbox.set(json!({ "top_up": 10_000 })).await;
-    let (report, _) = run(&sandbox, "yonne", own).await;
+    let (report, _) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["returned"]["success"], true, "{report:#}");
     assert_eq!(report["returned"].get("idempotent_replay"), None, "errors are not kept");
     only_record(&sandbox, "after the top-up").await;
@@ -227,24 +227,24 @@ on_both!("yonne" => async fn q2_e31_a_refusal_that_the_documented_loop_retries_i
 on_both!("yonne" => async fn q3_what_the_documented_loop_swallows_leaves_nothing_behind(sandbox) {
     let mut own = yonne(&sandbox).await;
     own["api_key"] = json!("yonne_live_nobody");
-    let (report, log) = run(&sandbox, "yonne", own).await;
+    let (report, log) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["nothing"], true, "the sample returns nothing after three refusals: {report:#}");
     assert!(attempts(&report).iter().all(|attempt| attempt["status"] == 401), "{report:#}");
     assert!(log.contains("Unauthorized"), "{log}");
     let mut own = yonne(&sandbox).await;
     sandbox.fault(CREATE_ORDER, "status_before:503", 3).await;
-    let (report, _) = run(&sandbox, "yonne", own.clone()).await;
+    let (report, _) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["nothing"], true, "{report:#}");
     assert_eq!(sandbox.records().await.len(), 0);
     own["attempts"] = json!(1);
-    let (report, _) = run(&sandbox, "yonne", own).await;
+    let (report, _) = run(&sandbox, "yonne", &own).await;
     assert_eq!(report["returned"]["success"], true, "{report:#}");
 });
 
 on_both!("yonne" => async fn e34_every_attempt_can_be_logged_with_what_support_asks_for(sandbox) {
     sandbox.fault(CREATE_ORDER, "status_before:503", 1).await;
     let own = yonne(&sandbox).await;
-    let (_, log) = run(&sandbox, "yonne", own).await;
+    let (_, log) = run(&sandbox, "yonne", &own).await;
     let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert_eq!((&lines[0]["status"], &lines[0]["error"]["success"]), (&json!(503), &json!(false)), "{log}");
@@ -274,7 +274,7 @@ on_both!("nora" => async fn e36_e42_e49_a_key_per_click_makes_one_intent_under_e
     for (nth, fault) in FAULTS.into_iter().enumerate() {
         prepare(&sandbox, ONRAMP, fault).await;
         let own = nora(&sandbox, &format!("state{nth}"), json!([form(10_000)])).await;
-        let (report, _) = run(&sandbox, "nora", own).await;
+        let (report, _) = run(&sandbox, "nora", &own).await;
         let record = only_record(&sandbox, fault.0).await;
         let intent = &report["returned"][0];
         assert_eq!(intent["id"], record["id"], "{fault:?}: {report:#}");
@@ -286,7 +286,7 @@ on_both!("nora" => async fn e36_e42_e49_a_key_per_click_makes_one_intent_under_e
 
 on_both!("nora" => async fn e42_e47_an_edited_form_is_another_click_and_another_intent(sandbox) {
     let own = nora(&sandbox, "state", json!([form(10_000), form(10_000), form(20_000)])).await;
-    let (report, _) = run(&sandbox, "nora", own).await;
+    let (report, _) = run(&sandbox, "nora", &own).await;
     let ids: Vec<&Value> = report["returned"].as_array().expect("intents").iter().map(|it| &it["id"]).collect();
     assert_eq!(ids[0], ids[1], "the same click: {report:#}");
     assert_ne!(ids[0], ids[2], "the edited form: {report:#}");
@@ -300,7 +300,7 @@ on_both!("nora" => async fn e43_a_client_that_crashed_finds_its_intent_or_makes_
         let mut own = nora(&sandbox, &format!("state{nth}"), json!([form(10_000)])).await;
         // It dies while it waits: for the answer, or to try again.
         (own["timeout_ms"], own["pause_ms"]) = (json!(600_000), json!(600_000));
-        let mut first = start(&sandbox, "nora", own.clone());
+        let mut first = start(&sandbox, "nora", &own);
         match fault {
             "stall" => within("the intent is there", async { while sandbox.records().await.is_empty() {} }).await,
             _ => within("it was dropped", async { while !sandbox.log().contains("dropped, as asked for") {
@@ -312,7 +312,7 @@ on_both!("nora" => async fn e43_a_client_that_crashed_finds_its_intent_or_makes_
         let landed = sandbox.records().await;
         assert_eq!(landed.len(), usize::from(fault == "stall"));
         (own["timeout_ms"], own["pause_ms"]) = (json!(TIMEOUT_MS), json!(20));
-        let (report, _) = run(&sandbox, "nora", own).await;
+        let (report, _) = run(&sandbox, "nora", &own).await;
         let record = only_record(&sandbox, fault).await;
         assert_eq!(report["returned"][0]["id"], record["id"], "{fault}: {report:#}");
         assert!(landed.iter().all(|before| before["id"] == record["id"]), "{fault}: {report:#}");

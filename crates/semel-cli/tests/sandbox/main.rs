@@ -1,4 +1,5 @@
 //! The sandbox as a real process, on each database, and as a naive origin behind the gateway.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod harness;
 

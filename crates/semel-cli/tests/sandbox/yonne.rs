@@ -171,6 +171,9 @@ for_each!(sqlite, postgres, gateway => async fn e24_e25_e34_exchange_3_an_order_
     let records = sandbox.records().await;
     let [record] = records.as_slice() else { panic!("{records:?}") };
     assert_eq!((&record["kind"], &record["id"], &record["key"]), (&json!("order"), &json!("ORD-123456"), &json!(attempt(1))));
+    let data = &record["data"];
+    assert_eq!((&data["merchant_reference_id"], &data["vehicle_class"]), (&json!("WEB-100245"), &json!("BIKE")));
+    assert_eq!(data["asked"]["receiver_name"], "Chikondi Banda");
     assert_eq!(sandbox.debits().await, [
         json!({ "vendor": "yonne", "account": "MER-1001/live", "amount": "7350", "record_id": "ORD-123456" }),
     ]);
@@ -330,7 +333,7 @@ for_each!(sqlite, postgres => async fn e32_e34_exchange_12_tracking_is_always_sa
     for name in ["order_id", "tracking_id", "tracking_link", "delivery_fee", "merchant_reference_id"] {
         assert_eq!(told[name], order[name], "{name}");
     }
-    assert_eq!(told["status"], "Searching");
+    assert_eq!((&told["status"], told.get("asked"), told.get("wallet_balance")), (&json!("Searching"), None, None));
     assert_eq!(json(&read(&sandbox, "/api/v1/external/track/YON-TRK-123456").await), told);
     for unknown in ["YON-TRK-1", "YON-TRK-", "ORD-123456", "%00", "%F0%9F%9A%B2", "YON-TRK-123456%20", "..%2F"] {
         let missing = read(&sandbox, &format!("/api/v1/external/track/{unknown}")).await;

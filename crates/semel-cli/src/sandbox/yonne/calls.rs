@@ -136,21 +136,18 @@ pub(super) async fn create_order(call: &mut Call<'_>) -> Outcome {
         ("order_id", json!(id)),
         ("tracking_id", json!(tracking_id)),
         ("tracking_link", json!(format!("https://yonne.app/track/{tracking_id}"))),
+        ("status", json!(Status::Searching.name())),
         ("delivery_fee", json!(order.fee)),
         ("currency", json!(CURRENCY)),
         ("environment", json!(account.environment)),
     ] {
         told.insert(name.to_owned(), value);
     }
-    let data = json!({
-        "told": told,
-        "status": Status::Searching.name(),
-        "vehicle_class": class.name(),
-        "asked": order.members,
-    });
+    let mut data = Value::Object(told.clone());
+    data[VEHICLE_CLASS] = json!(class.name());
+    data[ASKED] = json!(order.members);
     let key = call.key().map(str::to_owned);
     call.desk.add(ORDER, &id, &account.name(), key.as_deref(), &data).await?;
-    told.insert("status".to_owned(), json!(Status::Searching.name()));
     told.insert("wallet_balance".to_owned(), json!(left));
     Ok(api::json(StatusCode::OK, &Value::Object(told)))
 }
@@ -162,12 +159,13 @@ pub(super) async fn track(call: &mut Call<'_>) -> Outcome {
     let Some(id) = call.segment("tracking_id").strip_prefix("YON-TRK-").map(|number| format!("ORD-{number}")) else {
         return Ok(Refusal::no_order().response());
     };
-    let Some((_, mut data)) = order_of(&mut call.desk, account, &id).await? else {
+    let Some((_, mut told)) = order_of(&mut call.desk, account, &id).await? else {
         return Ok(Refusal::no_order().response());
     };
-    let status = data["status"].as_str().and_then(Status::of).ok_or("an order has a status")?;
-    let mut told = data["told"].take();
+    let status = told["status"].as_str().and_then(Status::of).ok_or("an order has a status")?;
     told["status"] = json!(status.readable());
+    let members = told.as_object_mut().ok_or("an order is an object")?;
+    members.retain(|name, _| name != VEHICLE_CLASS && name != ASKED);
     Ok(api::json(StatusCode::OK, &told))
 }
 
@@ -197,6 +195,9 @@ pub(super) async fn simulate_status(call: &mut Call<'_>) -> Outcome {
 
 /// The kind of an order in the books.
 const ORDER: &str = "order";
+/// What the books say of an order beyond what the API tells.
+const VEHICLE_CLASS: &str = "vehicle_class";
+const ASKED: &str = "asked";
 
 fn account(call: &Call<'_>) -> &'static Account {
     Account::of(call.request.headers()).expect("a request without an account is not admitted")

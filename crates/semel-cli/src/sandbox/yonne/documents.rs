@@ -175,6 +175,7 @@ pub(super) fn operations() -> Vec<Operation> {
             content: Some(json!({
                 "type": "object",
                 "required": ["order_id", "status"],
+                "examples": [{ "order_id": "ORD-123456", "status": "In Transit" }],
                 "properties": {
                     "order_id": { "type": "string", "minLength": 1 },
                     "status": { "enum": status_names() },
@@ -270,6 +271,7 @@ fn quote_content() -> Value {
     json!({
         "type": "object",
         "required": ["delivery_lat", "delivery_lng"],
+        "examples": [{ "delivery_lat": -13.9831, "delivery_lng": 33.7812, "weight_estimate": "0-5kg" }],
         "properties": {
             "delivery_lat": degrees(90),
             "delivery_lng": degrees(180),
@@ -284,6 +286,8 @@ fn quote_content() -> Value {
 fn order_content() -> Value {
     let mut content = quote_content();
     content["required"] = json!(["delivery_fee", "delivery_lat", "delivery_lng"]);
+    content["examples"][0]["delivery_fee"] = json!(7350);
+    content["examples"][0]["merchant_reference_id"] = json!("WEB-100245");
     let members = &mut content["properties"];
     members["delivery_fee"] = fee();
     members["pickup_lat"] = degrees(90);

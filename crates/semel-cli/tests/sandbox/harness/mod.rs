@@ -15,7 +15,7 @@ pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_s
 pub(crate) use sandbox::{Kind, Sandbox, json, together};
 
 /// How long anything may take before a test says that it hangs. Far over what a loaded machine needs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `future` yields, or a failure that says what did not happen.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

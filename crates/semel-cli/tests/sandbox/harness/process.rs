@@ -49,15 +49,13 @@ impl Process {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        match listening.await {
-            Some(address) => Ok((process, address)),
-            None => {
-                for thread in reading {
-                    thread.join().expect("the log is read to its end");
-                }
-                Err(process.log())
-            }
+        if let Some(address) = listening.await {
+            return Ok((process, address));
         }
+        for thread in reading {
+            thread.join().expect("the log is read to its end");
+        }
+        Err(process.log())
     }
 
     /// Everything that it has printed.
