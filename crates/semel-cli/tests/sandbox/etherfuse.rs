@@ -327,7 +327,7 @@ for_each!(sqlite, postgres, gateway => async fn e1_e2_e12_fifty_twins_of_every_c
     }
 });
 
-for_each!(sqlite, postgres => async fn e10_q7_exchange_8_a_second_pending_order_of_one_amount_is_another_conflict(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway => async fn e10_q7_exchange_8_a_second_pending_order_of_one_amount_is_another_conflict(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     let first = api.order("100").await;
     check_ok(&api.post(ORDER, &first).await);
@@ -343,7 +343,7 @@ for_each!(sqlite, postgres => async fn e10_q7_exchange_8_a_second_pending_order_
     assert_eq!(api.orders().await.len(), 1);
 });
 
-for_each!(sqlite, postgres => async fn e10_e11_q11_exchange_9_another_amount_or_account_is_free_and_the_refused_id_too(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway => async fn e10_e11_q11_exchange_9_another_amount_or_account_is_free_and_the_refused_id_too(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     let first = api.order("100").await;
     check_ok(&api.post(ORDER, &first).await);
@@ -358,7 +358,7 @@ for_each!(sqlite, postgres => async fn e10_e11_q11_exchange_9_another_amount_or_
     assert_eq!(api.orders().await.len(), 3);
 });
 
-for_each!(sqlite, postgres => async fn q14_e10_an_amount_is_a_number_however_it_is_spelled(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway => async fn q14_e10_an_amount_is_a_number_however_it_is_spelled(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     check_ok(&api.post(ORDER, &api.order("100").await).await);
     for amount in ["100.0", "100.00"] {
@@ -368,7 +368,7 @@ for_each!(sqlite, postgres => async fn q14_e10_an_amount_is_a_number_however_it_
     assert_eq!(api.orders().await.len(), 2);
 });
 
-for_each!(sqlite, postgres => async fn e10_q9_of_fifty_orders_of_one_amount_at_once_one_is_created(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway => async fn e10_q9_of_fifty_orders_of_one_amount_at_once_one_is_created(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     let asked = api.order("100").await;
     let with_own_id = |_| {
@@ -383,7 +383,7 @@ for_each!(sqlite, postgres => async fn e10_q9_of_fifty_orders_of_one_amount_at_o
     assert_eq!(api.orders().await.len(), 1);
 });
 
-for_each!(sqlite, postgres => async fn e11_exchange_10_once_the_first_is_funded_its_amount_is_free(sandbox: Sandbox) {
+for_each!(sqlite, postgres, gateway => async fn e11_exchange_10_once_the_first_is_funded_its_amount_is_free(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     let first = api.order("100").await;
     check_ok(&api.post(ORDER, &first).await);
