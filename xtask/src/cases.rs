@@ -198,7 +198,8 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let (before, after) = line.split_once("fn ")?;
         // A macro that makes one test for each of several setups: `for_each!(a, b => async fn name(...) {...});`.
-        let before = before.split_once("for_each!(").and_then(|(_, rest)| rest.split_once("=>")).map_or(before, |b| b.1);
+        let before =
+            before.split_once("for_each!(").and_then(|(_, rest)| rest.split_once("=>")).map_or(before, |b| b.1);
         if !before.split_whitespace().all(|word| ["async", "pub", "pub(crate)", "unsafe"].contains(&word)) {
             return None;
         }
@@ -270,7 +271,9 @@ mod tests {
         let source = |text: &str| Source { path: "crates/a/tests/b.rs".into(), text: text.into() };
         let missing = |tests: &Tests, what: &str| tests.missing().iter().any(|line| line.contains(what));
         let none = Tests::of(&[]);
-        let some = Tests::of(&[source("    async fn peers_07_name() {\n fn h15_reused() {\n// fn h16_x()\nfor_each!(a, b => async fn e1_x(s: S) {")]);
+        let some = Tests::of(&[source(
+            "    async fn peers_07_name() {\n fn h15_reused() {\n// fn h16_x()\nfor_each!(a, b => async fn e1_x(s: S) {",
+        )]);
         assert!(missing(&none, "peers_07") && !missing(&some, "peers_07"));
         assert!(missing(&none, " H15 ") && !missing(&some, " H15 "));
         assert!(missing(&some, " H16 "), "a comment is no test");

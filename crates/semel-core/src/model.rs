@@ -107,7 +107,8 @@ fn every_planted_bug_is_caught() {
         PLANTED.set(Some(bug));
         // The fewest faults first: most bugs need few, and few are quick.
         let caught = (0..=2).flat_map(|faults_max| configurations().map(move |config| Config { faults_max, ..config }));
-        let caught = caught.into_iter().find_map(|config| explore::<World>(&config).err().map(|broken| (config.name, broken)));
+        let caught =
+            caught.into_iter().find_map(|config| explore::<World>(&config).err().map(|broken| (config.name, broken)));
         let (name, broken) = caught.unwrap_or_else(|| panic!("{bug:?} survives: the model checks too little"));
         let (bug, moves) = (format!("{bug:?}"), broken.moves.len());
         writeln!(table, "{bug:<26} {:?}  {:<58} {name}, {moves} moves", broken.invariant, broken.what)

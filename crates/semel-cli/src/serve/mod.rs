@@ -90,8 +90,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
 
 /// Writes log lines to standard error from now on.
 pub(crate) fn log_to_stderr(form: LogForm, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| ConfigError::new(format!("the log filter \"{filter}\" is not one ({error}); try info or debug")))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        ConfigError::new(format!("the log filter \"{filter}\" is not one ({error}); try info or debug"))
+    })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -514,7 +514,8 @@ mod tests {
                   "path": "/ramp/order/{key}/cancel"
                 }
               ]
-            ]"#]].assert_eq(&shown(Preset::Etherfuse, 0));
+            ]"#]]
+        .assert_eq(&shown(Preset::Etherfuse, 0));
         expect![[r#"
             [
               null,
@@ -531,7 +532,8 @@ mod tests {
                   "path": "/v2/intents/{id}"
                 }
               ]
-            ]"#]].assert_eq(&shown(Preset::Nora, 2));
+            ]"#]]
+        .assert_eq(&shown(Preset::Nora, 2));
     }
 
     #[test]

@@ -45,9 +45,8 @@ async fn every_document_is_valid_openapi_3_1() {
 async fn e13_there_is_an_index_of_documents_for_tools() {
     let sandbox = Sandbox::start(Kind::sqlite, "yonne").await;
     let index = sandbox.control("GET", "/llms.txt", None).await;
-    let index = String::from_utf8(index.body.to_vec()).expect("text");
-    let links: Vec<&str> =
-        index.split("](").skip(1).map(|rest| rest.split_once(')').expect("a link ends").0).collect();
+    let index = String::from_utf8(index.body).expect("text");
+    let links: Vec<&str> = index.split("](").skip(1).map(|rest| rest.split_once(')').expect("a link ends").0).collect();
     assert_eq!(links.len(), 5, "{index}");
     for link in links {
         assert_eq!(sandbox.control("GET", link, None).await.status, 200, "{link}");

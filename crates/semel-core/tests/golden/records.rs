@@ -133,35 +133,44 @@ fn bytes_of_an_empty_reply() {
 fn bytes_of_a_record_with_a_guard() {
     let kept = Kept::Omitted { status: 201 };
     let phase = Phase::Completed { kept, replay_for: Duration::from_hours(24) };
-    check(&Record { guard: Some(RecordKey::from_bytes([0xaa; RecordKey::LEN])), ..record(phase) }, &expect![[r#"
+    check(
+        &Record { guard: Some(RecordKey::from_bytes([0xaa; RecordKey::LEN])), ..record(phase) },
+        &expect![[r#"
         02 84 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
         1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 aa aa  ........~.......
         aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa  ................
         aa aa aa aa aa aa aa aa aa aa aa aa aa aa 00 5c  ...............\
         26 05 00 00 00 00 c9 00                          &.......
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn bytes_of_a_guard() {
     let owner = RecordKey::from_bytes([0xbb; RecordKey::LEN]);
-    check(&record(Phase::Held { owner, resource: Some("/orders/1".to_owned()) }), &expect![[r#"
+    check(
+        &record(Phase::Held { owner, resource: Some("/orders/1".to_owned()) }),
+        &expect![[r#"
         02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
         1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
         bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
         bb bb bb bb bb bb bb bb bb bb bb bb bb bb 09 00  ................
         00 00 2f 6f 72 64 65 72 73 2f 31                 ../orders/1
-    "#]]);
-    check(&record(Phase::Held { owner, resource: None }), &expect![[r#"
+    "#]],
+    );
+    check(
+        &record(Phase::Held { owner, resource: None }),
+        &expect![[r#"
         02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
         1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
         bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
         bb bb bb bb bb bb bb bb bb bb bb bb bb bb 00 00  ................
         00 00                                            ..
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

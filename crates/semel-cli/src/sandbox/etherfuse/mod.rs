@@ -117,12 +117,9 @@ impl Vendor for Etherfuse {
     async fn fixtures(&self, _desk: &mut Desk<'_>) -> Outcome<Value> {
         Ok(json!({
             "api_key": KEY,
-            "api_key_rotated": KEY_ROTATED,
-            "api_key_2": KEY_2,
             "customer_id": CUSTOMER,
             "bank_account_ids": BANK_ACCOUNTS,
             "public_key": PUBLIC_KEY,
-            "crypto_wallet_id": WALLET,
         }))
     }
 
