@@ -10,6 +10,7 @@
 //! - [`admit`]: from a request to a [`admit::Covered`] request with its [`scope::RecordKey`] and fingerprint;
 //! - [`decide`]: the table of what a record that was found means for a request;
 //! - [`exchange`]: the state machine of one request, from claim to answer;
+//! - [`retry`]: what a client may conclude from what it saw;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
 // I8, by the list in clippy.toml; its own tests may read files and the environment.
@@ -26,5 +27,6 @@ mod planted;
 pub mod policy;
 pub mod record;
 pub mod register;
+pub mod retry;
 pub mod scope;
 pub mod wire;
