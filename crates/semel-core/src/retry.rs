@@ -70,7 +70,7 @@ pub enum Saw {
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
-    /// Its headers; at least those that [`Judgement::asks_for`].
+    /// Its headers.
     pub headers: HeaderMap,
     /// All of its content.
     pub content: Bytes,

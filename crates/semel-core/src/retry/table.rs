@@ -370,17 +370,6 @@ impl Judgement {
     pub(super) fn is_replay(&self, saw: &Saw) -> bool {
         self.replayed.iter().any(|when| when.holds(saw, false))
     }
-
-    /// Whether a table asks for this header, so that a journal has to keep it.
-    pub fn asks_for(&self, header: &http::HeaderName) -> bool {
-        let asked = |when: &When| {
-            when.header.iter().flat_map(|header| header.keys()).any(|name| name.eq_ignore_ascii_case(header.as_str()))
-        };
-        header == IDEMPOTENCY_PROBLEM
-            || header == http::header::RETRY_AFTER
-            || self.rules.iter().any(|rule| asked(&rule.when))
-            || self.replayed.iter().any(asked)
-    }
 }
 
 impl Route {
