@@ -19,11 +19,12 @@ use rusqlite::Connection;
 use semel_core::retry::{Event, Reply, Saw};
 use tokio::sync::oneshot;
 
-use crate::intent::{Intent, is_secret};
+use crate::{
+    Surroundings, System,
+    intent::{Intent, is_secret},
+};
 
 mod rows;
-#[cfg(test)]
-mod tests;
 
 /// The journal of a client. Clones share it; the folder is free for others when the last one is dropped.
 #[derive(Clone)]
@@ -156,11 +157,16 @@ impl Journal {
     /// Opens the journal in this folder, or begins one; recovers what a crash left; forgets operations that have been
     /// over for [`Journal::OVER_KEPT_MS`]. One process at a time (L11).
     pub fn open(folder: impl AsRef<Path>) -> Result<Journal, JournalError> {
+        Journal::open_with(folder, &System)
+    }
+
+    /// The same by another clock.
+    pub fn open_with(folder: impl AsRef<Path>, surroundings: &impl Surroundings) -> Result<Journal, JournalError> {
         let folder = folder.as_ref().to_owned();
         let lock = lock(&folder)?;
         let connection = rows::open(&folder)?;
         let secret = rows::secret(&connection).map_err(|error| rows::format(&folder, &error))?;
-        let now_ms = crate::Surroundings::now_ms(&crate::System);
+        let now_ms = surroundings.now_ms();
         rows::forget(&connection, now_ms.saturating_sub(Journal::OVER_KEPT_MS)).map_err(broken)?;
         let (jobs, queue) = mpsc::channel();
         let keeper = std::thread::Builder::new()
@@ -218,7 +224,13 @@ impl Journal {
     }
 
     /// Writes down where an operation stands.
-    pub(crate) async fn stands(&self, operation: &str, state: State, why: &str, at_ms: u64) -> Result<(), JournalError> {
+    pub(crate) async fn stands(
+        &self,
+        operation: &str,
+        state: State,
+        why: &str,
+        at_ms: u64,
+    ) -> Result<(), JournalError> {
         let (operation, why) = (operation.to_owned(), why.to_owned());
         self.run(Wants::Lazy, move |connection| rows::stands(connection, &operation, state, &why, at_ms)).await
     }

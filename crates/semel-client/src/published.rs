@@ -32,7 +32,8 @@ struct Times {
 /// The window of a request in milliseconds, if this is such a document and covers it. A key is safe to send again for as
 /// long as it is remembered; where an expired one executes afresh, only for as long as replies are.
 pub(crate) fn window_ms(document: &[u8], method: &http::Method, path: &str) -> Option<u64> {
-    let document: Document = serde_json::from_slice(document).ok().filter(|document: &Document| document.version == 1)?;
+    let document: Document =
+        serde_json::from_slice(document).ok().filter(|document: &Document| document.version == 1)?;
     let path = semel_core::admit::normalise_path(path);
     let covers = |route: &&Route| route.methods.iter().any(|name| name == method.as_str()) && route.path.matches(&path);
     let Route { retry, times_seconds: times, .. } = document.routes.iter().find(covers)?;

@@ -105,8 +105,8 @@ pub(super) fn forget(connection: &Connection, before_ms: u64) -> rusqlite::Resul
     let transaction = connection.unchecked_transaction()?;
     let over = "SELECT operation FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1";
     transaction.execute(&format!("DELETE FROM event WHERE operation IN ({over})"), [before_ms])?;
-    let forgotten = transaction
-        .execute("DELETE FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1", [before_ms])?;
+    let forgotten =
+        transaction.execute("DELETE FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1", [before_ms])?;
     transaction.commit()?;
     // Compaction costs a copy of the file: only when there is something to win.
     if forgotten > 1000 { connection.execute_batch("VACUUM") } else { Ok(()) }
@@ -177,9 +177,7 @@ pub(super) fn end(connection: &Connection, event: i64, end_ms: u64, saw: &Saw) -
     let (status, headers, content) = match saw {
         Saw::NotSent => (NOT_SENT, Vec::new(), &[][..]),
         Saw::NoResponse => (NO_RESPONSE, Vec::new(), &[][..]),
-        Saw::Reply(reply) => {
-            (i64::from(reply.status.as_u16()), headers_to_bytes(&reply.headers), &reply.content[..])
-        }
+        Saw::Reply(reply) => (i64::from(reply.status.as_u16()), headers_to_bytes(&reply.headers), &reply.content[..]),
     };
     let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 WHERE n = ?1";
     let checksum = checksum([&status.to_le_bytes()[..], &headers, content]);
@@ -196,7 +194,11 @@ const NO_RESPONSE: i64 = -2;
 
 pub(super) fn resumed(connection: &Connection, operation: &str, at_ms: u64) -> Result<(), JournalError> {
     let insert = "INSERT INTO event (operation, act, at_ms) VALUES (?1, 'resumed', ?2)";
-    connection.prepare_cached(insert).and_then(|mut s| s.execute(params![operation, int(at_ms)])).map_err(broken).map(|_| ())
+    connection
+        .prepare_cached(insert)
+        .and_then(|mut s| s.execute(params![operation, int(at_ms)]))
+        .map_err(broken)
+        .map(|_| ())
 }
 
 pub(super) fn stands(
@@ -263,13 +265,20 @@ fn read(row: &Row<'_>) -> Result<Known, JournalError> {
     let state = text(12)?;
     let state = State::ALL.into_iter().find(|known| known.as_str() == state).ok_or_else(damaged)?;
     Ok(Known {
-        listed: Listed { intent, created_ms: time(row, 9).ok_or_else(damaged)?, state, why: text(13)?, history: Vec::new() },
+        listed: Listed {
+            intent,
+            created_ms: time(row, 9).ok_or_else(damaged)?,
+            state,
+            why: text(13)?,
+            history: Vec::new(),
+        },
         scope: blob(11)?.try_into().map_err(|_| damaged())?,
     })
 }
 
 fn history(connection: &Connection, operation: &str) -> Result<Vec<Event>, JournalError> {
-    let query = "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event WHERE operation = ?1 ORDER BY n";
+    let query =
+        "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event WHERE operation = ?1 ORDER BY n";
     let mut statement = connection.prepare_cached(query).map_err(broken)?;
     let events = statement.query_map([operation], |row| Ok(event(row))).map_err(broken)?;
     events.map(|event| event.map_err(broken)?.ok_or_else(|| JournalError::Damaged(operation.to_owned()))).collect()
