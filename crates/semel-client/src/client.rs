@@ -16,7 +16,7 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
-    Http, HttpError, Surroundings, System,
+    Http, HttpError, Step, Surroundings, System,
     intent::{GivenKey, Intent},
     journal::{Act, Begin, Begun, Journal, JournalError, Known, State},
     log,
@@ -302,19 +302,23 @@ where
                 act,
                 at_ms: now_ms,
             };
+            self.0.surroundings.reached(Step::BeforeJournal);
             let event = match self.0.journal.begin(begin).await? {
                 Begun::Yes(event) => event,
                 Begun::KeyTaken(operation) => return Err(SendError::KeyTaken(operation)),
             };
             stored = Stored::Yes;
+            self.0.surroundings.reached(Step::BeforeSend);
             let request = match path {
                 None => intent.attempt(&table),
                 Some(path) => get(&intent.target, path),
             };
             let limit = Duration::from_millis(table.budget.attempt_max_ms);
             let saw = self.exchange(self.with_secrets(request), limit, REPLY_BYTES_MAX).await;
+            self.0.surroundings.reached(Step::AfterReply);
             let end_ms = self.0.surroundings.now_ms();
             self.0.journal.end(event, end_ms, saw.clone()).await?;
+            self.0.surroundings.reached(Step::AfterJournal);
             history.push(match act {
                 Act::Attempt => Event::Attempt { at_ms: now_ms, end_ms, saw: saw.clone() },
                 Act::Read => Event::Read { at_ms: now_ms, end_ms, saw: saw.clone() },

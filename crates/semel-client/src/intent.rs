@@ -257,6 +257,11 @@ fn key_value(key: &Key, preset: Preset) -> HeaderValue {
     HeaderValue::from_str(&text).expect("a key is printable ASCII")
 }
 
+/// Whether a header by that name is a credential: one of the client's, never an intent's.
+pub fn is_credential(name: &str) -> bool {
+    HeaderName::from_str(name).is_ok_and(|name| is_secret(&name))
+}
+
 /// Whether a header by that name holds a secret, and so is the client's and never written down.
 pub(crate) fn is_secret(name: &HeaderName) -> bool {
     let name = name.as_str();

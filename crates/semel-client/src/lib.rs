@@ -25,7 +25,7 @@
 //!
 //! The key is minted when the [`Intent`] is built and attempts only borrow it: it does not compile to change it.
 //!
-//! ```compile_fail
+//! ```compile_fail,E0616
 //! # use semel_client::{Intent, Key};
 //! let mut intent = Intent::post("https://api.example/orders").json("{}").build().unwrap();
 //! intent.key = Key::v4();
@@ -47,11 +47,11 @@ mod surroundings;
 
 pub use client::{Client, SendError, SendFailure};
 pub use http_client::{Http, HttpError};
-pub use intent::{CountedKeys, Intent, IntentBuilder, IntentError, Key, KeyError};
+pub use intent::{CountedKeys, Intent, IntentBuilder, IntentError, Key, KeyError, is_credential};
 pub use journal::{Journal, JournalError, Listed, State};
 pub use outcome::{Outcome, Rejection, Resource, Unresolved};
 pub use semel_core::{
     policy::Preset,
     retry::{Event, Reply, Saw},
 };
-pub use surroundings::{Surroundings, System};
+pub use surroundings::{Step, Surroundings, System};

@@ -248,7 +248,7 @@ impl<'t, 'a> Walk<'t, 'a> {
 
     fn attempt(&mut self, at_ms: u64, saw: &Saw) {
         let open = self.open_since_ms.is_some();
-        let rule = self.table.rules.iter().find(|rule| rule.when.holds(saw, open));
+        let rule = self.table.rules().iter().find(|rule| rule.when.holds(saw, open));
         let conclusion = &rule.expect("the last rule matches everything").then;
         self.otherwise = None;
         match conclusion.proves {
