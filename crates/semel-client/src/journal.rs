@@ -5,6 +5,7 @@
 //! a crash, the attempt counts as one whose response was lost.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     sync::{
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use semel_core::retry::{Event, Reply, Saw};
 use tokio::sync::oneshot;
@@ -35,6 +37,8 @@ struct Shared {
     /// Keys digests of credentials, so that the journal tells nothing about them.
     secret: [u8; 32],
     jobs: Option<mpsc::Sender<Job>>,
+    /// The operations that are there: what is not costs no way to the keeper.
+    operations: Mutex<HashSet<String>>,
     keeper: Option<JoinHandle<()>>,
     /// Held for as long as this lives.
     _lock: File,
@@ -132,7 +136,8 @@ pub(crate) enum Act {
 struct Job {
     run: Box<dyn FnOnce(&Connection) -> Result<(), JournalError> + Send>,
     wants: Wants,
-    done: oneshot::Sender<Result<(), JournalError>>,
+    /// Nobody waits for what is lazy: if it fails, the next one fails, too.
+    done: Option<oneshot::Sender<Result<(), JournalError>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,12 +173,13 @@ impl Journal {
         let secret = rows::secret(&connection).map_err(|error| rows::format(&folder, &error))?;
         let now_ms = surroundings.now_ms();
         rows::forget(&connection, now_ms.saturating_sub(Journal::OVER_KEPT_MS)).map_err(broken)?;
+        let operations = Mutex::new(rows::operations(&connection).map_err(broken)?);
         let (jobs, queue) = mpsc::channel();
         let keeper = std::thread::Builder::new()
             .name("semel-journal".to_owned())
             .spawn(move || keep(&connection, &queue))
             .map_err(|error| JournalError::Folder { folder: folder.clone(), why: error.to_string() })?;
-        let shared = Shared { folder, secret, jobs: Some(jobs), keeper: Some(keeper), _lock: lock };
+        let shared = Shared { folder, secret, jobs: Some(jobs), operations, keeper: Some(keeper), _lock: lock };
         Ok(Journal(Arc::new(shared)))
     }
 
@@ -186,7 +192,10 @@ impl Journal {
     /// Its id and key are free for another one. `false` if there is none.
     pub async fn forget(&self, operation: &str) -> Result<bool, JournalError> {
         let operation = operation.to_owned();
-        self.run(Wants::Durable, move |connection| rows::forget_one(connection, &operation)).await
+        let forgotten = operation.clone();
+        let found = self.run(Wants::Durable, move |connection| rows::forget_one(connection, &operation)).await?;
+        self.0.operations.lock().remove(&forgotten);
+        Ok(found)
     }
 
     /// Every operation, oldest first.
@@ -197,6 +206,9 @@ impl Journal {
 
     /// One operation.
     pub(crate) async fn known(&self, operation: &str) -> Result<Option<Known>, JournalError> {
+        if !self.0.operations.lock().contains(operation) {
+            return Ok(None);
+        }
         let operation = operation.to_owned();
         self.run(Wants::Read, move |connection| rows::known(connection, &operation)).await
     }
@@ -209,30 +221,27 @@ impl Journal {
             // Losing a read loses nothing.
             Act::Read => Wants::Lazy,
         };
+        // Before it is written: what is cut off here may be there.
+        self.0.operations.lock().insert(begin.operation.clone());
         self.run(wants, move |connection| rows::begin(connection, &begin)).await
     }
 
     /// Writes down what came of it.
-    pub(crate) async fn end(&self, event: EventId, end_ms: u64, saw: Saw) -> Result<(), JournalError> {
-        self.run(Wants::Lazy, move |connection| rows::end(connection, event.0, end_ms, &kept(saw))).await
+    pub(crate) fn end(&self, operation: &str, event: EventId, end_ms: u64, saw: Saw) {
+        let operation = operation.to_owned();
+        self.tell(move |connection| rows::end(connection, &operation, event.0, end_ms, &kept(saw)));
     }
 
     /// Writes down that somebody asked to go on.
-    pub(crate) async fn resumed(&self, operation: &str, at_ms: u64) -> Result<(), JournalError> {
+    pub(crate) fn resumed(&self, operation: &str, at_ms: u64) {
         let operation = operation.to_owned();
-        self.run(Wants::Lazy, move |connection| rows::resumed(connection, &operation, at_ms)).await
+        self.tell(move |connection| rows::resumed(connection, &operation, at_ms));
     }
 
     /// Writes down where an operation stands.
-    pub(crate) async fn stands(
-        &self,
-        operation: &str,
-        state: State,
-        why: &str,
-        at_ms: u64,
-    ) -> Result<(), JournalError> {
+    pub(crate) fn stands(&self, operation: &str, state: State, why: &str, at_ms: u64) {
         let (operation, why) = (operation.to_owned(), why.to_owned());
-        self.run(Wants::Lazy, move |connection| rows::stands(connection, &operation, state, &why, at_ms)).await
+        self.tell(move |connection| rows::stands(connection, &operation, state, &why, at_ms));
     }
 
     /// A digest of credentials that only this journal can compare.
@@ -241,6 +250,13 @@ impl Journal {
         let mut short = [0; 16];
         short.copy_from_slice(&digest.as_bytes()[..16]);
         short
+    }
+
+    /// To be written with the next commit.
+    fn tell(&self, work: impl FnOnce(&Connection) -> Result<(), JournalError> + Send + 'static) {
+        let jobs = self.0.jobs.as_ref().expect("it is there until the last owner is gone");
+        // Without its keeper the next attempt is refused; this one stays without an end.
+        let _ = jobs.send(Job { run: Box::new(work), wants: Wants::Lazy, done: None });
     }
 
     async fn run<T: Send + 'static>(
@@ -257,7 +273,7 @@ impl Journal {
         });
         let gone = || JournalError::Broken("its thread has ended".to_owned());
         let jobs = self.0.jobs.as_ref().expect("it is there until the last owner is gone");
-        jobs.send(Job { run, wants, done }).map_err(|_| gone())?;
+        jobs.send(Job { run, wants, done: Some(done) }).map_err(|_| gone())?;
         told.await.map_err(|_| gone())??;
         value.try_recv().map_err(|_| gone())
     }
@@ -325,7 +341,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
         let mut must_commit = job.is_err();
         for job in job.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())).take(GROUP_JOBS_MAX) {
             if let Some(failed) = &failed {
-                let _ = job.done.send(Err(failed.clone()));
+                answer(job.done, Err(failed.clone()));
                 continue;
             }
             if !open && job.wants != Wants::Read {
@@ -345,10 +361,10 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
             match (job.wants, result) {
                 (Wants::Durable, Ok(())) => {
                     must_commit = true;
-                    waiting.push(job.done);
+                    waiting.extend(job.done);
                 }
                 (Wants::Durable | Wants::Lazy | Wants::Read, result) => {
-                    let _ = job.done.send(result);
+                    answer(job.done, result);
                 }
             }
         }
@@ -360,12 +376,18 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
             open = false;
         }
         for done in waiting.drain(..) {
-            // Whoever no longer waits may read it later.
-            let _ = done.send(failed.clone().map_or(Ok(()), Err));
+            answer(Some(done), failed.clone().map_or(Ok(()), Err));
         }
         if ended {
             return;
         }
+    }
+}
+
+fn answer(done: Option<oneshot::Sender<Result<(), JournalError>>>, result: Result<(), JournalError>) {
+    if let Some(done) = done {
+        // Whoever no longer waits may read it later.
+        let _ = done.send(result);
     }
 }
 

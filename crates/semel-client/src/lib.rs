@@ -36,6 +36,11 @@
 
 #![warn(missing_docs)]
 
+/// The first example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod client;
 mod http_client;
 mod intent;

@@ -1,6 +1,6 @@
 //! The tables of a journal, and the way into them and out.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -19,7 +19,7 @@ const FORMAT: i64 = 1;
 const SCHEMA: &str = "
 CREATE TABLE journal (secret BLOB NOT NULL) STRICT;
 CREATE TABLE intent (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    n INTEGER PRIMARY KEY,
     operation TEXT NOT NULL UNIQUE,
     key TEXT NOT NULL,
     given_key INTEGER NOT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE intent (
     UNIQUE (target, key)
 ) STRICT;
 CREATE TABLE event (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    n INTEGER PRIMARY KEY,
     operation TEXT NOT NULL,
     act TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
@@ -112,6 +112,10 @@ pub(super) fn forget(connection: &Connection, before_ms: u64) -> rusqlite::Resul
     if forgotten > 1000 { connection.execute_batch("VACUUM") } else { Ok(()) }
 }
 
+pub(super) fn operations(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    connection.prepare("SELECT operation FROM intent")?.query_map([], |row| row.get(0))?.collect()
+}
+
 pub(super) fn forget_one(connection: &Connection, operation: &str) -> Result<bool, JournalError> {
     let delete = |from| connection.execute(&format!("DELETE FROM {from} WHERE operation = ?1"), [operation]);
     delete("event").map_err(broken)?;
@@ -173,17 +177,24 @@ fn insert(connection: &Connection, intent: &Intent, begin: &Begin) -> rusqlite::
     Ok(())
 }
 
-pub(super) fn end(connection: &Connection, event: i64, end_ms: u64, saw: &Saw) -> Result<(), JournalError> {
+pub(super) fn end(
+    connection: &Connection,
+    operation: &str,
+    event: i64,
+    end_ms: u64,
+    saw: &Saw,
+) -> Result<(), JournalError> {
     let (status, headers, content) = match saw {
         Saw::NotSent => (NOT_SENT, Vec::new(), &[][..]),
         Saw::NoResponse => (NO_RESPONSE, Vec::new(), &[][..]),
         Saw::Reply(reply) => (i64::from(reply.status.as_u16()), headers_to_bytes(&reply.headers), &reply.content[..]),
     };
-    let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 WHERE n = ?1";
+    let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 \
+                  WHERE n = ?1 AND operation = ?7";
     let checksum = checksum([&status.to_le_bytes()[..], &headers, content]);
     connection
         .prepare_cached(update)
-        .and_then(|mut s| s.execute(params![event, int(end_ms), status, headers, content, checksum]))
+        .and_then(|mut s| s.execute(params![event, int(end_ms), status, headers, content, checksum, operation]))
         .map_err(broken)
         .map(|_| ())
 }
