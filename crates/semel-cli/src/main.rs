@@ -139,7 +139,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
         Command::Call(args) => call::call(*args),
-        Command::Resume(args) => call::resume(args),
+        Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Config(command) => config(command),
     };

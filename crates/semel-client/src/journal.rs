@@ -132,9 +132,11 @@ pub(crate) enum Act {
     Read,
 }
 
+type Work = Box<dyn FnOnce(&Connection) -> Result<(), JournalError> + Send>;
+
 /// One thing to do on the keeper's connection.
 struct Job {
-    run: Box<dyn FnOnce(&Connection) -> Result<(), JournalError> + Send>,
+    run: Work,
     wants: Wants,
     /// Nobody waits for what is lazy: if it fails, the next one fails, too.
     done: Option<oneshot::Sender<Result<(), JournalError>>>,
@@ -200,7 +202,7 @@ impl Journal {
 
     /// Every operation, oldest first.
     pub async fn list(&self) -> Result<Vec<Listed>, JournalError> {
-        let all = self.run(Wants::Read, |connection| rows::all(connection)).await?;
+        let all = self.run(Wants::Read, rows::all).await?;
         Ok(all.into_iter().map(|known| known.listed).collect())
     }
 

@@ -184,7 +184,7 @@ pub(crate) fn call(args: Call) -> anyhow::Result<u8> {
 }
 
 /// Runs `semel resume`.
-pub(crate) fn resume(args: Resume) -> anyhow::Result<u8> {
+pub(crate) fn resume(args: &Resume) -> anyhow::Result<u8> {
     let headers = headers(&args.common.header)?;
     if let Some(name) = headers.iter().map(|(name, _)| name).find(|name| !is_credential(name)) {
         return Err(usage(format!("--header {name}: only credentials can be given here; all else is in the journal")));

@@ -29,7 +29,7 @@ pub(crate) fn table(all: &[Listed]) -> String {
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(heads);
     table.add_rows(rows);
-    table.lines().map(|line| format!("{}\n", line.trim())).collect()
+    table.lines().flat_map(|line| [line.trim().to_owned(), "\n".to_owned()]).collect()
 }
 
 /// Everything about one operation.

@@ -347,7 +347,7 @@ proptest! {
             };
             let mut outcome = client.send(&intent.build().unwrap()).await.unwrap();
             for _ in 0..resumptions {
-                outcome = client.resume_operation(&client.journal().list().await.unwrap()[0].intent.operation().to_owned()).await.unwrap();
+                outcome = client.resume_operation(client.journal().list().await.unwrap()[0].intent.operation()).await.unwrap();
             }
             let seen = world.api.seen();
             let attempts = world.api.attempts();

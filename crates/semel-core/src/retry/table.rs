@@ -334,7 +334,7 @@ impl Judgement {
         if !table.rules.last().is_some_and(|last| last.when == When::default()) {
             return wrong("the last rule must match everything");
         }
-        if !table.routes.last().is_some_and(|last| last.path.as_str() == "/*") {
+        if table.routes.last().is_none_or(|last| last.path.as_str() != "/*") {
             return wrong("the last route must match every path");
         }
         if let Some(what) = table.replayed.iter().find_map(When::wrong) {

@@ -183,8 +183,7 @@ fn every_rule_is_hit_by_a_vector() {
                 }
                 Event::Read { .. } if asked && matches!(walk.next, Next::Follow(_)) => {
                     let Next::Follow(then) = walk.next else { continue };
-                    let of =
-                        |rule: &Rule| matches!(&rule.then.to, To::Read(otherwise) if std::ptr::eq(&**otherwise, then));
+                    let of = |rule: &Rule| matches!(&rule.then.to, To::Read(otherwise) if std::ptr::eq(otherwise.as_ref(), then));
                     let at = table.rules().iter().position(of).expect("the otherwise of a rule");
                     hit.insert((vector.preset.clone(), at, "otherwise"));
                 }
