@@ -7,6 +7,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -152,6 +153,9 @@ enum Wants {
     Read,
 }
 
+/// Returns when what was written to a file is on the disk.
+type Barrier = fn(&File) -> io::Result<()>;
+
 /// How long what was seen may stay in memory only.
 const LAZY_MAX: Duration = Duration::from_millis(100);
 /// How many jobs share a commit.
@@ -169,9 +173,14 @@ impl Journal {
 
     /// The same by another clock.
     pub fn open_with(folder: impl AsRef<Path>, surroundings: &impl Surroundings) -> Result<Journal, JournalError> {
-        let folder = folder.as_ref().to_owned();
+        Journal::open_on(folder.as_ref(), surroundings, File::sync_data)
+    }
+
+    /// The same with another barrier.
+    fn open_on(folder: &Path, surroundings: &impl Surroundings, barrier: Barrier) -> Result<Journal, JournalError> {
+        let folder = folder.to_owned();
         let lock = lock(&folder)?;
-        let connection = rows::open(&folder)?;
+        let (connection, log) = rows::open(&folder)?;
         let secret = rows::secret(&connection).map_err(|error| rows::format(&folder, &error))?;
         let now_ms = surroundings.now_ms();
         rows::forget(&connection, now_ms.saturating_sub(Journal::OVER_KEPT_MS)).map_err(broken)?;
@@ -179,7 +188,7 @@ impl Journal {
         let (jobs, queue) = mpsc::channel();
         let keeper = std::thread::Builder::new()
             .name("semel-journal".to_owned())
-            .spawn(move || keep(&connection, &queue))
+            .spawn(move || keep(&connection, &queue, || barrier(&log)))
             .map_err(|error| JournalError::Folder { folder: folder.clone(), why: error.to_string() })?;
         let shared = Shared { folder, secret, jobs: Some(jobs), operations, keeper: Some(keeper), _lock: lock };
         Ok(Journal(Arc::new(shared)))
@@ -308,7 +317,7 @@ impl std::fmt::Debug for Journal {
 }
 
 fn lock(folder: &Path) -> Result<File, JournalError> {
-    let failed = |error: std::io::Error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() };
+    let failed = |error: io::Error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() };
     fs::create_dir_all(folder).map_err(failed)?;
     #[cfg(unix)]
     {
@@ -333,7 +342,7 @@ fn broken(error: impl std::fmt::Display) -> JournalError {
 }
 
 /// The only thread that touches the database. Callers who ask at the same time share a commit.
-fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
+fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn() -> io::Result<()>) {
     let mut open = false;
     let mut failed: Option<JournalError> = None;
     let mut waiting: Vec<oneshot::Sender<Result<(), JournalError>>> = Vec::new();
@@ -372,8 +381,10 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
         }
         if open && (must_commit || failed.is_some()) {
             let end = if failed.is_some() { "ROLLBACK" } else { "COMMIT" };
-            if let Err(error) = connection.execute_batch(end) {
-                failed.get_or_insert_with(|| broken(error));
+            let ended = connection.execute_batch(end).map_err(broken);
+            // SQLite writes its log and leaves the barrier to us: it would use the dearer of the two that there are.
+            if let Err(error) = ended.and_then(|()| barrier().map_err(broken)) {
+                failed.get_or_insert(error);
             }
             open = false;
         }
@@ -403,5 +414,35 @@ fn kept(saw: Saw) -> Saw {
         }
         Saw::NotSent => Saw::NotSent,
         Saw::NoResponse => Saw::NoResponse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a barrier that failed nobody knows what is on the disk, so nothing is sent any more.
+    #[tokio::test]
+    async fn l01_nothing_begins_without_its_barrier() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let begin = || {
+            let intent = Intent::post("http://api.example/").operation("o").json("{}").build().unwrap();
+            let new = Some(Box::new(intent));
+            Begin { operation: "o".to_owned(), new, scope: [0; 16], act: Act::Attempt, at_ms: 1 }
+        };
+        let journal = Journal::open_on(folder.path(), &System, |_| Err(io::Error::other("no disk"))).unwrap();
+        for _ in 0..2 {
+            let refused = journal.begin(begin()).await;
+            assert!(matches!(&refused, Err(JournalError::Broken(why)) if why == "no disk"), "{refused:?}");
+        }
+        assert!(matches!(journal.list().await, Err(JournalError::Broken(_))));
+        drop(journal);
+        // Perhaps it is there: it must not be taken for new.
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(journal.list().await.unwrap().len(), 1);
+        assert!(matches!(
+            journal.known("o").await.unwrap(),
+            Some(Known { listed: Listed { state: State::Open, .. }, .. })
+        ));
     }
 }

@@ -108,11 +108,14 @@ async fn l02_e30_a_lost_reply_is_retried_with_the_same_key_and_answered_with_the
     assert!(err(&output).contains(&format!("idempotency_key={}", keys[0])), "{}", err(&output));
 }
 
+/// What the API does with the first write that reaches it.
+type Fault = (&'static str, fn() -> Act);
+
 /// Every step at which the client can die, under every way in which the API can fail: never two effects, never a
 /// success without one, and the same key always.
 #[tokio::test]
 async fn l09_e43_killed_at_every_step_under_every_fault_there_is_one_effect() {
-    let faults: [(&str, fn() -> Act); 6] = [
+    let faults: [Fault; 6] = [
         ("none", Act::execute),
         ("lost before", || Act::cut(Cut::AfterReading)),
         ("lost after", || Act::cut(Cut::AfterExecuting)),
