@@ -11,6 +11,7 @@
 //! - [`decide`]: the table of what a record that was found means for a request;
 //! - [`exchange`]: the state machine of one request, from claim to answer;
 //! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
+//! - [`retry`]: what a client may conclude from what it saw;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
 // I8, by the list in clippy.toml; its own tests may read files and the environment.
@@ -29,5 +30,6 @@ pub mod policy;
 pub mod record;
 pub mod register;
 pub mod release;
+pub mod retry;
 pub mod scope;
 pub mod wire;
