@@ -10,7 +10,7 @@ import pytest
 
 from semel.exchange import Attempt, Event, Read, Reply, Resumed, Saw
 from semel.judge import judge
-from semel.table import PRESETS, Judgement, TableError
+from semel.table import PRESETS, Judgement
 
 JUDGEMENT = Path(__file__).parents[3] / "crates/semel-core/judgement"
 VECTORS = [vector for preset in PRESETS for vector in json.loads((JUDGEMENT / f"vectors/{preset}.json").read_text())]

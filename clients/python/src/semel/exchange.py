@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 __all__ = ["Attempt", "Event", "Failure", "Read", "Reply", "Resumed", "Saw", "trimmed"]
 
@@ -43,7 +43,7 @@ class Reply:
 Failure = Literal["not-sent", "no-response"]
 """Not one byte left; or it may have arrived, and no whole response came back."""
 
-Saw = Union[Reply, Failure]
+Saw = Reply | Failure
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,4 @@ class Resumed:
     at_ms: int
 
 
-Event = Union[Attempt, Read, Resumed]
+Event = Attempt | Read | Resumed

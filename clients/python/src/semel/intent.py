@@ -8,8 +8,9 @@ import re
 import secrets
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Iterable, Mapping, NoReturn
+from typing import Any
 
 import httpx
 
@@ -110,7 +111,7 @@ class Intent:
     CONTENT_BYTES_MAX = 16 << 20
     OPERATION_BYTES_MAX = 255
 
-    def __init__(self) -> NoReturn:
+    def __init__(self) -> None:
         raise TypeError("use Intent.post(...) or Intent.request(...): they mint the key")
 
     @classmethod
@@ -239,7 +240,7 @@ def _headers(
         if not is_header(name, value) or name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
             raise IntentError(f"the header {name} has a name or value that cannot be sent")
         if is_secret(name):
-            raise IntentError(f"{name} is a credential: give it to the client, so that it is not written to the journal")
+            raise IntentError(f"{name} is a credential: give it to the client, so that no journal has it")
         if key_header is not None and name.lower() == key_header.lower():
             raise IntentError(f"{name} is where the key is sent; use key=...")
     return tuple((name.lower(), value) for name, value in pairs)

@@ -8,9 +8,10 @@ as an attempt may have had its effect, no later answer that is about itself only
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Iterable, Literal
+from typing import Literal
 
 from .exchange import Attempt, Event, Read, Reply, Resumed, Saw
 from .table import Conclusion, Judgement
@@ -56,7 +57,8 @@ _SAYS = {
     "read-failed": "The resource could not be looked up.",
     "attempts-over": "It was tried as often as it may be in one run. Resume later.",
     "elapsed-over": "The next try would be later than one run may last. Resume later.",
-    "window-over": "By the next try the API might have forgotten the key, and do it a second time. Look the resource up.",
+    "window-over": "By the next try the API might have forgotten the key, and do it a second time. "
+    "Look the resource up.",
 }
 
 _Next = Literal["first", "done", "follow", "read-again", "read-failed", "resumed", "over"]
@@ -210,7 +212,8 @@ class _Walk:
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _IMF_FIXDATE = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) (" + "|".join(_MONTHS) + r") ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) (" + "|".join(_MONTHS) + ") ([0-9]{4}) "
+    "([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 )
 _SECONDS = re.compile(r"[0-9]{1,9}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 from .exchange import Reply
 
@@ -65,4 +65,4 @@ class Unresolved:
     happened: Literal[False] = False
 
 
-Outcome = Union[Fresh, Replayed, AlreadyExists, Rejected, Unresolved]
+Outcome = Fresh | Replayed | AlreadyExists | Rejected | Unresolved

@@ -39,7 +39,7 @@ def matches(template: str, path: str) -> bool:
         parts = parts[: len(wanted)]
     if len(wanted) != len(parts):
         return False
-    return all(_any(want) or normalised(want)[1:] == part for want, part in zip(wanted, parts))
+    return all(_any(want) or normalised(want)[1:] == part for want, part in zip(wanted, parts, strict=True))
 
 
 def _any(segment: str) -> bool:

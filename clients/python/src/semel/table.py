@@ -6,10 +6,11 @@ The members are described in `crates/semel-core/judgement/README.md`; the files 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, Mapping, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 from . import jsontext, paths
@@ -176,7 +177,7 @@ class Judgement:
     rules: tuple[_Rule, ...]
 
     @staticmethod
-    @lru_cache(maxsize=None)
+    @cache
     def preset(preset: Preset) -> Judgement:
         """The table of a preset."""
         if preset not in PRESETS:
