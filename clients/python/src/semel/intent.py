@@ -158,9 +158,7 @@ class Intent:
         operation = str(chosen) if operation is None else operation
         too_long = len(operation.encode("utf-8", "surrogatepass")) > cls.OPERATION_BYTES_MAX
         if not operation or too_long or not _plain(operation):
-            raise IntentError(
-                f"an operation's id is 1 to {cls.OPERATION_BYTES_MAX} bytes without control characters"
-            )
+            raise IntentError(f"an operation's id is 1 to {cls.OPERATION_BYTES_MAX} bytes without control characters")
         return cls._stored(operation, chosen, preset, method, target, fixed, content, fingerprint, key_given)
 
     @classmethod
