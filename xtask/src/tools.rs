@@ -75,6 +75,13 @@ const TOOLS: &[Tool] = &[
         purpose: "tests start a private server of it",
     },
     Tool {
+        name: "Python's environments",
+        probes: &["/usr/lib/*/ensurepip/__init__.py", "/usr/local/lib/*/ensurepip/__init__.py"],
+        package: "python3-venv",
+        needed_by: NeededBy::Test,
+        purpose: "the Python client's tests have one of their own",
+    },
+    Tool {
         name: "nginx",
         probes: &["nginx"],
         package: "nginx-light",
