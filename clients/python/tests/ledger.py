@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,7 +15,7 @@ class Ledger(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, fault: str = "none", faulty: int = 1) -> None:
+    def __init__(self, fault: str = "none", faulty: int = 1, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fault, self.faulty = fault, faulty
         self.entries: dict[str, bytes] = {}
@@ -22,7 +23,9 @@ class Ledger(ThreadingHTTPServer):
         self.guard = threading.Lock()
         self.gate = threading.Event()
         self.gate.set()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def __exit__(self, *_: Any) -> None:
@@ -66,17 +69,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(201, b'{"id":', declared=100)
             self.close_connection = True
         elif fault == "trickle":
-            self.trickle()
+            self.trickle(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n")
+        elif fault == "trickle-head":
+            self.trickle(b"HTTP/1.1 201 Created\r\nX-Long:")
         elif fault == "redirect":
             self.answer(303, b"", location="/elsewhere")
         else:
             marker = {"Idempotent-Replayed": "true"} if replayed else {}
             self.answer(201, b'{"id":"p-1"}', **marker)
 
-    def trickle(self) -> None:
+    def trickle(self, beginning: bytes) -> None:
         """A byte at a time, for as long as anybody reads."""
         self.close_connection = True
-        self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n")
+        self.wfile.write(beginning)
         self.server.gate.clear()
         while not self.server.gate.wait(0.05):
             self.wfile.write(b" ")

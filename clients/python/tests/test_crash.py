@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from killed import STEPS, AtOnce, intent
 from ledger import FAULTS, Ledger
 from test_journal import child_env
 
-from semel import AsyncClient, Client
+from semel import AsyncClient, Client, LimitedTransport
 
 CASES = [(step, fault, "sync") for step in STEPS for fault in FAULTS] + [(step, "none", "async") for step in STEPS]
 
@@ -48,6 +49,7 @@ def test_e5_e24_l09_whoever_is_killed_anywhere_and_resumes_has_one_entry(
         ("reset-after", "no-response"),
         ("cut-after", "no-response"),
         ("trickle", "no-response"),
+        ("trickle-head", "no-response"),
         ("redirect", 303),
     ],
 )
@@ -57,6 +59,22 @@ def test_e30_l02_l18_what_a_socket_can_do(tmp_path: Path, fault: str, saw: Any, 
         history = one_attempt(kind, tmp_path, ledger.url)
         assert (history[0].saw if isinstance(saw, str) else history[0].saw.status) == saw
         assert len(ledger.keys) == 1, "nothing below the client sends a second time"
+
+
+def test_e30_l02_over_tls_and_not_to_whom_nobody_trusts(tmp_path: Path) -> None:
+    certificate = Path(__file__).with_name("localhost.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with Ledger(tls=tls) as ledger:
+        for transport, saw in [
+            (None, "not-sent"),
+            (LimitedTransport(ssl.create_default_context(cafile=str(certificate))), 201),
+        ]:
+            with Client(tmp_path, attempts_max=1, transport=transport, surroundings=AtOnce()) as client:
+                client.send(intent(ledger.url))
+                last: Any = client.journal.operations()[0].history[-1]
+                assert (last.saw if isinstance(saw, str) else last.saw.status) == saw
+        assert len(ledger.keys) == 1
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -29,6 +29,7 @@ from .journal import Journal, Known
 from .outcome import AlreadyExists, Fresh, Outcome, Rejected, Replayed, Unresolved
 from .surroundings import Surroundings
 from .table import Preset
+from .transport import LimitedTransport
 
 __all__ = [
     "AlreadyExists",
@@ -48,6 +49,7 @@ __all__ = [
     "KeyRefused",
     "KeyTaken",
     "Known",
+    "LimitedTransport",
     "NoSuchOperation",
     "OtherCredentials",
     "Outcome",

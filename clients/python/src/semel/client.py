@@ -21,6 +21,7 @@ from .intent import Intent
 from .journal import Journal
 from .outcome import Outcome
 from .surroundings import Surroundings
+from .transport import LimitedTransport
 
 __all__ = ["AsyncClient", "Client", "Resumed"]
 
@@ -88,7 +89,7 @@ class Client:
         self.journal = Journal(journal, self._surroundings)
         try:
             self._engine = Engine(self.journal, secret_headers or {}, attempts_max, elapsed_max_s, self._surroundings)
-            self._transport = transport or httpx.HTTPTransport(trust_env=False)
+            self._transport = transport or LimitedTransport()
         except BaseException:
             self.journal.close()
             raise
