@@ -199,6 +199,16 @@ def test_l10_a_machine_that_slept_through_the_window_sends_nothing(kind: str) ->
         assert len(world.api.attempts()) == 1
 
 
+def test_l10_a_pause_that_lasts_for_a_day_is_judged_again(kind: str) -> None:
+    with World(RESET, kind=kind) as world:
+        sleep = world.still.sleep
+        # The lid is closed.
+        world.still.sleep = lambda pause_ms: sleep(pause_ms + 86_400_000)  # type: ignore[method-assign]
+        outcome = world.client().send(payment())
+        assert isinstance(outcome, Unresolved) and outcome.why in ("window-over", "elapsed-over")
+        assert len(world.api.attempts()) == 1
+
+
 def test_l12_one_name_is_one_operation(kind: str) -> None:
     with World(answer(200, YONNE_OK), kind=kind) as world:
         client = world.client()

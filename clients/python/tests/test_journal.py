@@ -24,6 +24,7 @@ from semel import (
     JournalLocked,
     Replayed,
     Reply,
+    Unresolved,
 )
 from semel.exchange import Attempt, Event
 
@@ -140,6 +141,19 @@ def test_l17_a_torn_tail_is_dropped_and_what_it_told_of_is_maybe_sent(tmp_path: 
         resumed = world.client(folder=tmp_path / "copy").resume()
         assert isinstance(resumed["payment-7"], Replayed)
         world.one_key()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_l09_what_a_crash_cut_off_may_have_happened(tmp_path: Path, kind: str) -> None:
+    with World(answer(201, "{}"), answer(401), kind=kind) as world:
+        copied(world, tmp_path / "copy")
+        world.client().send(payment())
+        client = world.client(folder=tmp_path / "copy")
+        # Wrong credentials say nothing about the attempt before.
+        assert isinstance(client.resume()["payment-7"], Unresolved)
+        (known,) = client.journal.operations()
+        assert known.state == "unresolved"
+        assert isinstance(known.history[0], Attempt) and known.history[0].saw == "no-response"
 
 
 def test_a_damaged_record_is_refused_and_never_taken_for_none() -> None:
@@ -261,6 +275,40 @@ def test_e43_everything_that_is_open_is_resumed(kind: str) -> None:
         assert len(resumed) == 40 and all(outcome.happened for outcome in resumed.values())
         assert sorted(str(seen.key) for seen in world.api.attempts()[40:]) == before
         assert client.resume() == {}, "once it is done there is nothing to resume"
+
+
+def test_l09_l12_a_cancelled_task_keeps_its_turn_until_the_journal_has_written() -> None:
+    with World(answer(201, "{}"), kind="async") as world:
+        driven = world.client()
+        client, begin = driven.client, driven.journal.begin
+        begun, go = threading.Event(), threading.Event()
+
+        def slow(*values: Any, **named: Any) -> int:
+            begun.set()
+            assert go.wait(30)
+            return begin(*values, **named)
+
+        async def both() -> Any:
+            client.journal.begin = slow
+            first = asyncio.ensure_future(client.send(payment()))
+            await asyncio.get_running_loop().run_in_executor(None, begun.wait, 30)
+            client.journal.begin = begin
+            first.cancel()
+            second = asyncio.ensure_future(client.send(payment()))
+            for _ in range(10):
+                await client._in_thread(int)
+            assert not first.done() and not second.done()
+            go.set()
+            await asyncio.wait([first])
+            assert first.cancelled()
+            return await second
+
+        assert driven.loop is not None
+        assert isinstance(driven.loop.run_until_complete(both()), Fresh)
+        (known,) = client.journal.operations()
+        # The first began, and sent nothing: nobody can tell that from its entry, so the key is the same.
+        assert len([event for event in known.history if isinstance(event, Attempt)]) == 2
+        assert [seen.key for seen in world.api.attempts()] == [f'"{known.intent.key}"']
 
 
 def test_l09_a_task_that_is_cancelled_anywhere_leaves_an_intent_that_can_be_resumed() -> None:
