@@ -285,6 +285,23 @@ def test_e31_corrected_credentials_go_on_with_what_did_not_happen(kind: str) -> 
         assert (first.key, first.content) == (second.key, second.content)
 
 
+def test_l09_whoever_presses_ctrl_c_can_resume() -> None:
+    # asyncio makes a cancelled task of it.
+    with World(answer(201, "{}")) as world:
+
+        def interrupt() -> None:
+            world.api.before = lambda: None
+            raise KeyboardInterrupt
+
+        world.api.before = interrupt
+        client = world.client()
+        with pytest.raises(KeyboardInterrupt):
+            client.send(payment())
+        assert [known.state for known in client.journal.operations()] == ["open"]
+        assert client.resume()["payment-7"].happened
+        world.one_key()
+
+
 def test_l16_a_credential_that_cannot_be_sent_is_refused_without_telling_it(kind: str) -> None:
     with World(kind=kind) as world:
         with pytest.raises(SendError) as refused:
