@@ -26,26 +26,54 @@ impl Args {
     }
 }
 
-/// Writes or checks every page.
+/// Writes or checks every page and every copy.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut stale = Vec::new();
-    for (path, render) in PAGES {
-        let page = render().with_context(|| format!("cannot write {path}"))?;
-        let file = shell::root().join(path);
-        if fs::read_to_string(&file).is_ok_and(|there| there == page) {
+    let mut put = |path: String, text: String| -> anyhow::Result<()> {
+        let file = shell::root().join(&path);
+        if fs::read_to_string(&file).is_ok_and(|there| there == text) {
             println!("   {path}: as it is");
         } else if args.check {
-            stale.push(*path);
+            stale.push(path);
         } else {
             fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-            fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))?;
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
             println!("   {path}: written");
         }
+        Ok(())
+    };
+    // Copies first: they need nothing to be built.
+    for folder in TABLES {
+        for (name, table) in tables()? {
+            put(format!("{folder}/{name}"), table)?;
+        }
+    }
+    for (path, render) in PAGES {
+        put((*path).to_owned(), render().with_context(|| format!("cannot write {path}"))?)?;
     }
     if !stale.is_empty() {
         bail!("stale: {}; run `cargo xtask generate` and commit what it writes", stale.join(", "));
     }
     Ok(())
+}
+
+/// Where packages in other languages keep their copies of the judgement tables.
+const TABLES: &[&str] = &["clients/python/src/semel/judgement"];
+
+/// The judgement tables, by the names of their files.
+fn tables() -> anyhow::Result<Vec<(String, String)>> {
+    let folder = shell::root().join("crates/semel-core/judgement");
+    let mut tables = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let name = path.file_name().and_then(|name| name.to_str()).context("a table's name is not UTF-8")?;
+            let table = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            tables.push((name.to_owned(), table));
+        }
+    }
+    tables.sort();
+    Ok(tables)
 }
 
 type Render = fn() -> anyhow::Result<String>;

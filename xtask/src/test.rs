@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that a fresh machine needs to run every test.
 
 use crate::{
-    shell,
+    python, shell,
     tools::{self, NeededBy},
 };
 
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
-/// Installs, builds, runs; the last line is the one that `cargo test` prints.
+/// Installs, builds, runs.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tools::ensure(NeededBy::Test)?;
     shell::stage("build the tests and the programs that they start");
@@ -35,7 +35,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             tests.env(name, value);
         }
     }
-    shell::run(&mut tests)
+    shell::run(&mut tests)?;
+    // A filter is for the test programs.
+    if args.rest.is_empty() { python::test() } else { Ok(()) }
 }
 
 /// What the tests read to decide how far to go; each has a default that fits CI.

@@ -124,7 +124,7 @@ const TOOLS: &[Tool] = &[
         probes: &["/usr/lib/*/ensurepip/__init__.py", "/usr/local/lib/*/ensurepip/__init__.py"],
         package: "python3-venv",
         needed_by: NeededBy::Test,
-        purpose: "runs what judges the sandbox's OpenAPI documents",
+        purpose: "runs what judges the sandbox's OpenAPI documents, and the Python client's tests",
     },
     Tool {
         name: "nginx",
