@@ -1,0 +1,41 @@
+// The vectors that every language's judgement is tested against.
+
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+import { judge, type Event, type Judged } from "semel";
+import * as tables from "semel/tables";
+
+const FOLDER = new URL("../../../../crates/semel-core/judgement/", import.meta.url);
+
+interface Vector {
+  name: string;
+  preset: keyof typeof tables;
+  path: string;
+  key: string;
+  budget?: object;
+  history: Event[];
+  now_ms: number;
+  expect: Partial<Judged>;
+}
+
+function read<T>(path: string): T {
+  return JSON.parse(readFileSync(new URL(path, FOLDER), "utf8")) as T;
+}
+
+test("the tables are those that every language has", () => {
+  for (const [preset, table] of Object.entries(tables)) assert.deepEqual(table, read(`${preset}.json`));
+});
+
+for (const file of readdirSync(new URL("vectors/", FOLDER))) {
+  test(`l02_l03_l04_l05_l06_l07_l08_l10_l15_l18 vectors of ${file}`, () => {
+    const vectors = read<Vector[]>(`vectors/${file}`);
+    assert.ok(vectors.length > 20);
+    for (const { name, preset, path, key, budget, history, now_ms, expect } of vectors) {
+      const table = { ...tables[preset], budget: { ...tables[preset].budget, ...budget } };
+      const { say, ...told } = judge(table, { path, key }, history, now_ms);
+      assert.ok(say, name);
+      assert.deepEqual(told, expect, `${file}: ${name}`);
+    }
+  });
+}
