@@ -6,13 +6,17 @@ export function fromBytes(bytes: Uint8Array): { content?: string; base64?: strin
   try {
     return { content: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes) };
   } catch {
-    return { base64: btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")) };
+    return { base64: base64(bytes) };
   }
 }
 
+export function base64(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
+
 /** As they were. */
-export function toBytes({ content, base64 }: { content?: string; base64?: string }): Uint8Array<ArrayBuffer> {
-  if (base64 === undefined) return new Uint8Array(new TextEncoder().encode(content ?? ""));
+export function toBytes({ content = "", base64 }: { content?: string; base64?: string }): Uint8Array<ArrayBuffer> {
+  if (base64 === undefined) return new TextEncoder().encode(content) as Uint8Array<ArrayBuffer>;
   return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
 }
 

@@ -4,8 +4,8 @@ import { CONTENT_BYTES_MAX, fromBytes, toBytes, whole } from "./content.js";
 import { SemelError } from "./error.js";
 import { intentOf, isSecret, keyHeader, scopeOf, type Intent } from "./intent.js";
 import type { Entry, Journal, State } from "./journal.js";
-import { judge, type Event, type Judged, type Outcome, type Table } from "./judge.js";
-import { isSuccess, logLine, type LogLine } from "./log.js";
+import { isSuccess, judge, type Event, type Judged, type Outcome, type Table } from "./judge.js";
+import type { Told } from "./log.js";
 import { publishedWindow } from "./published.js";
 
 /** Time and chance, so that a test can own them. */
@@ -13,7 +13,7 @@ export interface Clock {
   /** Milliseconds since the Unix epoch, by the wall clock: it must mean the same after a restart. */
   now(): number;
   /** Waits; resolves early when the signal is aborted. */
-  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+  sleep(ms: number, signal?: AbortSignal | null): Promise<void>;
   /** A whole number from `least` to `most`, each as likely as any other. */
   draw(least: number, most: number): number;
 }
@@ -26,8 +26,8 @@ export interface Common {
   attemptsMax?: number;
   /** Runs of at most this length, instead of the table's. */
   elapsedMaxMs?: number;
-  /** Is told every exchange. */
-  log?: (line: LogLine) => void;
+  /** Is told every exchange; {@link lines} makes log lines of them. */
+  log?: (told: Told) => void;
   /** What sends one request: it must not send it twice by itself. The platform's `fetch` by default. */
   fetch?: typeof globalThis.fetch;
   clock?: Clock;
@@ -68,10 +68,8 @@ export interface Result {
   /** The operation's id. */
   id: string;
   key: string;
-  /** The reason, as a stable word. */
+  /** The reason, as a stable word; `explain` of `semel/explain` says it for people. */
   why: string;
-  /** The reason, for people. */
-  say: string;
   /** Whether an attempt may have had its effect and nobody knows. */
   open: boolean;
   /** Whether the same key and content may be sent again: later, or once the cause is mended. */
@@ -95,45 +93,66 @@ const RESUMED_AT_ONCE_MAX = 16;
  */
 export async function idempotentFetch(url: string | URL, init: RequestInit, options: Options): Promise<Result> {
   init.signal?.throwIfAborted();
-  const now_ms = (options.clock ?? system).now();
-  const intent = await intentOf(url, init, options, now_ms);
-  const { operation, fingerprint, key, given, preset } = intent.entry;
-  const { flying } = memoryOf(options.journal);
-  const same = JSON.stringify([fingerprint, preset, given && key, intent.secrets]);
-  const before = flying.get(operation);
+  const { journal, policy, clock = system } = options;
+  const intent = await intentOf(url, init, options, clock.now());
+  const { operation, fingerprint, key, given } = intent.entry;
+  const { flying } = memoryOf(journal);
+  const same = JSON.stringify([fingerprint, policy.preset, given && key, intent.secrets]);
+  let flight = flying.get(operation);
   // A double click: one promise.
-  if (before?.same === same) return result(await before.end);
-  const end = options.journal.turn(operation, () => send(new Run(options, intent, [options.policy], init.signal)));
-  const flight = { same, end };
-  flying.set(operation, flight);
+  if (flight?.same !== same) {
+    const end = journal.turn(operation, async () => {
+      const before = await journal.get(operation);
+      return run(options, continued(intent, before), [policy], init.signal);
+    });
+    flight = { same, end };
+    flying.set(operation, flight);
+  }
   try {
-    return result(await end);
+    return result(await flight.end);
   } finally {
     if (flying.get(operation) === flight) flying.delete(operation);
   }
+}
+
+/** What there is to send for a request: itself, or what is known under its name. */
+function continued({ entry, secrets }: Intent, before: Entry | undefined): Intent {
+  const { operation } = entry;
+  if (!before) return { entry, secrets };
+  const anotherKey = entry.given && entry.key !== before.key;
+  const changed = entry.fingerprint !== before.fingerprint || entry.preset !== before.preset;
+  // Nothing happened and it is over: a corrected one under the same name is a new one.
+  if (before.state === "rejected" && (anotherKey || changed)) return { entry, secrets };
+  if (anotherKey) throw new SemelError("another-key", `operation ${operation} has another key, which never changes`);
+  if (changed) throw edited(operation);
+  return { entry: before, secrets };
+}
+
+function edited(operation: string): SemelError {
+  return new SemelError("edited", `operation ${operation} was another request: a changed one is a new operation`);
 }
 
 /**
  * Goes on with everything that was interrupted or is unresolved, with the same keys and the same bytes. What is over is
  * left alone; what was stopped for a cause that somebody has to mend waits until it is named by `id`.
  */
-export async function resume(options: ResumeOptions): Promise<Resumed[]> {
-  const { journal, id } = options;
-  const tables = [options.policy].flat() as Table[];
-  const named = id === undefined ? undefined : await journal.get(id);
-  if (id !== undefined && !named) throw new SemelError("no-such-operation", `the journal has no operation ${id}`);
-  const known = named ? [named] : (await journal.list()).filter(({ state }) => state === "open" || state === "unresolved");
-  const open = known.filter(({ preset }) => tables.some((table) => table.preset === preset));
-  if (named && !open.length) throw edited(named.operation);
+export async function resume({ policy, id, headers = {}, signal, ...common }: ResumeOptions): Promise<Resumed[]> {
+  const { journal } = common;
+  const tables = [policy].flat() as Table[];
+  const open = (await journal.list()).filter(({ operation, state, preset }) => {
+    const wanted = id === undefined ? state === "open" || state === "unresolved" : operation === id;
+    return wanted && tables.some((table) => table.preset === preset);
+  });
+  if (id !== undefined && !open.length) throw noSuch(id);
   const one = async ({ operation }: Entry): Promise<Resumed> => {
     try {
       const end = await journal.turn(operation, async () => {
+        // It may have ended, or be forgotten, while another one had the turn.
         const entry = await journal.get(operation);
-        if (!entry) throw new SemelError("no-such-operation", `the journal has no operation ${operation}`);
-        const { headers = {} } = options;
+        if (!entry) throw noSuch(operation);
         const given = [...new Headers(typeof headers === "function" ? headers(entry) : headers)];
         const secrets = given.filter(([name]) => isSecret(name));
-        return new Run(options, { entry, secrets }, tables, options.signal).goOn();
+        return run(common, { entry, secrets }, tables, signal);
       });
       return { id: operation, result: result(end) };
     } catch (error) {
@@ -145,190 +164,136 @@ export async function resume(options: ResumeOptions): Promise<Resumed[]> {
   return resumed;
 }
 
-/** Sends it, or goes on with what the journal knows under its name. */
-async function send(run: Run): Promise<End> {
-  const { entry } = run;
-  const known = await run.options.journal.get(entry.operation);
-  if (!known) return run.toEnd();
-  const anotherKey = entry.given && entry.key !== known.key;
-  const changed = entry.fingerprint !== known.fingerprint || entry.preset !== known.preset;
-  // Nothing happened and it is over: a corrected one under the same name is a new one.
-  if (known.state === "rejected" && (changed || anotherKey)) return run.toEnd();
-  if (anotherKey) {
-    throw new SemelError("another-key", `operation ${entry.operation} has another key: it never changes`);
-  }
-  if (changed) throw edited(entry.operation);
-  run.entry = known;
-  return run.goOn();
-}
-
-function edited(operation: string): SemelError {
-  return new SemelError(
-    "edited",
-    `operation ${operation} was sent with another target, content or preset before, and that one happened or may have: ` +
-      "a changed one is a new operation",
-  );
+function noSuch(operation: string): SemelError {
+  return new SemelError("no-such-operation", `the journal has no operation ${operation} of these policies`);
 }
 
 /** How a run ended. */
 type End = [entry: Entry, judged: Judged];
 
-/** One operation on its way. */
-class Run {
-  entry: Entry;
-  readonly #clock: Clock;
-  readonly #table: Table;
+/** Sends a new operation, or goes on with one that the journal knows. */
+async function run(
+  { journal, clock = system, fetch = globalThis.fetch, log, attemptsMax, elapsedMaxMs }: Common,
+  { entry, secrets }: Intent,
+  tables: readonly Table[],
+  signal: AbortSignal | null | undefined,
+): Promise<End> {
+  const { operation, url, history } = entry;
+  const preset = tables.find((table) => table.preset === entry.preset)!;
+  const budget = { ...preset.budget };
+  if (attemptsMax) budget.attempts_max = attemptsMax;
+  if (elapsedMaxMs) budget.elapsed_max_ms = elapsedMaxMs;
+  const table = { ...preset, budget };
 
-  constructor(
-    readonly options: Common,
-    readonly intent: Intent,
-    tables: readonly Table[],
-    readonly signal: AbortSignal | null | undefined,
-  ) {
-    this.entry = intent.entry;
-    this.#clock = options.clock ?? system;
-    const table = tables.find(({ preset }) => preset === this.entry.preset)!;
-    const { attemptsMax, elapsedMaxMs } = options;
-    this.#table = {
-      ...table,
-      budget: {
-        ...table.budget,
-        ...(attemptsMax !== undefined && { attempts_max: Math.max(1, attemptsMax) }),
-        ...(elapsedMaxMs !== undefined && { elapsed_max_ms: elapsedMaxMs }),
-      },
-    };
-  }
+  const judgeNow = async (): Promise<Judged> => {
+    const last = history.at(-1);
+    // Once a retry is at stake, within the window that the API publishes.
+    if (last && (last.act || !isSuccess(last.status))) {
+      const window_ms = await publishedWindow(entry, fetch, memoryOf(journal).published);
+      if (window_ms !== undefined) {
+        budget.window_ms = window_ms;
+        // A short window would otherwise be all margin.
+        budget.margin_ms = Math.min(preset.budget.margin_ms, Math.floor(window_ms / 2));
+      }
+    }
+    return judge(table, { path: new URL(url).pathname, key: entry.key }, history, clock.now());
+  };
+  const stands = (state: State, why: string): boolean => {
+    const changed = entry.state !== state || entry.why !== why;
+    if (changed) Object.assign(entry, { state, why, state_ms: clock.now() });
+    return changed;
+  };
+  const conclude = async (judged: Judged): Promise<End> => {
+    const { verdict, resumable, why } = judged;
+    const state = verdict === "done" ? verdict : verdict === "undecided" ? "unresolved" : resumable ? "stopped" : "rejected";
+    if (stands(state, why)) await journal.put(entry);
+    return [entry, judged];
+  };
 
-  /** Goes on with what the journal has; what is over is told again. */
-  async goOn(): Promise<End> {
-    const { entry } = this;
-    const judged = await this.#judge();
-    const over = judged.verdict === "done" || (judged.verdict === "rejected" && !judged.resumable);
-    // A crash can come between the last answer and this.
-    if (over) return this.#conclude(judged);
-    const scope = await scopeOf(entry.key, entry.url, this.intent.secrets);
+  // Nobody writes an operation down before its first attempt.
+  if (history.length) {
+    const judged = await judgeNow();
+    // Over, and told again; a crash can come between the last answer and this.
+    if (judged.verdict === "done" || (judged.verdict === "rejected" && !judged.resumable)) return conclude(judged);
+    const scope = await scopeOf(entry.key, url, secrets);
     if (judged.open && scope !== entry.scope) {
       throw new SemelError(
         "other-credentials",
-        `operation ${entry.operation} may have happened under other credentials: with these the API would not recognise ` +
-          "it, and could do it a second time. Resume it with the credentials it was sent with",
+        `operation ${operation} may have happened under other credentials: resume it with those`,
       );
     }
     entry.scope = scope;
-    entry.history.push({ act: "resumed", at_ms: this.#clock.now() });
-    return this.toEnd();
+    history.push({ act: "resumed", at_ms: clock.now() });
   }
-
-  /** Sends, waits, looks and sends again, as the judgement says. */
-  async toEnd(): Promise<End> {
-    const { entry } = this;
-    for (let paused = false; ; ) {
-      const judged = await this.#judge();
-      const { verdict, at_least_ms = 0, at_most_ms = 0, path } = judged;
-      if (verdict !== "retry" && verdict !== "read") return this.#conclude(judged);
-      if (this.signal?.aborted) return [entry, interrupted(judged)];
-      // After a pause it is judged again: a machine that slept may wake up after the window.
-      if (at_least_ms > 0 || (at_most_ms > 0 && !paused)) {
-        const pause_ms = paused ? at_least_ms : this.#clock.draw(at_least_ms, at_most_ms);
-        await this.#clock.sleep(pause_ms, this.signal ?? undefined);
-        paused = true;
-        continue;
-      }
-      paused = false;
-      const event: Event = { at_ms: this.#clock.now() };
-      if (verdict === "read") event.act = "read";
-      entry.history.push(event);
-      this.#stands("open", "");
-      // Before the first byte leaves: a crash from here on is an attempt that may have happened.
-      await this.options.journal.put(entry);
-      Object.assign(event, await this.#exchange(path), { end_ms: this.#clock.now() });
-      const next = await this.#judge();
-      this.options.log?.(logLine(entry, this.#table, next, this.intent.secrets));
-      // A last word is written down together with where it leaves the operation.
-      if (next.verdict === "retry" || next.verdict === "read") await this.options.journal.put(entry);
+  for (let paused = false; ; ) {
+    const judged = await judgeNow();
+    const { verdict, open, at_least_ms, at_most_ms, path } = judged;
+    if (verdict !== "retry" && verdict !== "read") return conclude(judged);
+    // The caller has seen enough: the operation stays as it is.
+    if (signal?.aborted) return [entry, { verdict: "undecided", why: "interrupted", open, outcome: "unresolved" }];
+    // After a pause it is judged again: a machine that slept may wake up after the window.
+    if (at_least_ms! > 0 || (at_most_ms! > 0 && !paused)) {
+      await clock.sleep(paused ? at_least_ms! : clock.draw(at_least_ms!, at_most_ms!), signal);
+      paused = true;
+      continue;
     }
-  }
-
-  async #conclude(judged: Judged): Promise<End> {
-    const state = stateOf(judged);
-    const told = this.entry.state === state && this.entry.why === judged.why;
-    this.#stands(state, judged.why);
-    if (!told) await this.options.journal.put(this.entry);
-    return [this.entry, judged];
-  }
-
-  #stands(state: State, why: string): void {
-    Object.assign(this.entry, { state, why, state_ms: this.#clock.now() });
-  }
-
-  /** By the table and, once a retry is at stake, within the window that the API publishes. */
-  async #judge(): Promise<Judged> {
-    const { entry } = this;
-    const { pathname } = new URL(entry.url);
-    const last = entry.history.at(-1);
-    let table = this.#table;
-    if (last && ((last.act ?? "attempt") !== "attempt" || !isSuccess(last))) {
-      const { published } = memoryOf(this.options.journal);
-      const window_ms = await publishedWindow(entry, this.options.fetch ?? globalThis.fetch, published);
-      if (window_ms !== undefined) {
-        // A short window would otherwise be all margin.
-        const margin_ms = Math.min(table.budget.margin_ms, Math.floor(window_ms / 2));
-        table = { ...table, budget: { ...table.budget, window_ms, margin_ms } };
-      }
-    }
-    return judge(table, { path: pathname, key: entry.key }, entry.history, this.#clock.now());
-  }
-
-  /** One attempt, or one look at the own resource. */
-  async #exchange(path: string | undefined): Promise<Partial<Event>> {
-    const { entry, intent } = this;
-    const headers = new Headers(path === undefined ? entry.headers : undefined);
-    for (const [name, value] of intent.secrets) headers.set(name, value);
-    const init: RequestInit = { headers, redirect: "manual", cache: "no-store" };
-    if (entry.credentials) init.credentials = entry.credentials;
-    if (path === undefined) {
-      init.method = entry.method;
-      const bytes = toBytes(entry);
-      if (bytes.length) init.body = bytes;
-      const header = keyHeader(this.#table, entry);
-      if (header) headers.set(...header);
-    }
-    const stop = new AbortController();
-    const abort = (): void => stop.abort();
-    const timer = setTimeout(abort, this.#table.budget.attempt_max_ms);
-    this.signal?.addEventListener("abort", abort);
-    init.signal = stop.signal;
-    const send = this.options.fetch ?? globalThis.fetch;
-    try {
-      const response = await send(path === undefined ? entry.url : new URL(path, entry.url).href, init);
-      // A browser shows nothing of a redirect but that it is one.
-      if (response.type === "opaqueredirect") return { status: 300 };
-      const content = await whole(response, CONTENT_BYTES_MAX);
-      return { status: response.status, headers: Object.fromEntries(response.headers), ...fromBytes(content) };
-    } catch (error) {
-      return { failure: isNotSent(error) ? "not-sent" : "no-response" };
-    } finally {
-      clearTimeout(timer);
-      this.signal?.removeEventListener("abort", abort);
-    }
+    paused = false;
+    const event: Event = { at_ms: clock.now() };
+    if (path) event.act = "read";
+    history.push(event);
+    stands("open", "");
+    // Before the first byte leaves: a crash from here on is an attempt that may have happened.
+    await journal.put(entry);
+    Object.assign(event, await exchange(fetch, table, entry, secrets, path, signal), { end_ms: clock.now() });
+    const next = await judgeNow();
+    log?.({ entry, table, judged: next, secrets });
+    // A last word is written down together with where it leaves the operation.
+    if (next.verdict === "retry" || next.verdict === "read") await journal.put(entry);
   }
 }
 
-function stateOf({ verdict, resumable }: Judged): State {
-  if (verdict === "done") return "done";
-  if (verdict === "rejected") return resumable ? "stopped" : "rejected";
-  return "unresolved";
-}
-
-/** The caller has seen enough: the operation stays as it is. */
-function interrupted({ open }: Judged): Judged {
-  const say = "It was interrupted. Resume it later.";
-  return { verdict: "undecided", why: "interrupted", say, open, outcome: "unresolved" };
+/** One attempt, or one look at the own resource. */
+async function exchange(
+  fetch: typeof globalThis.fetch,
+  table: Table,
+  entry: Entry,
+  secrets: [string, string][],
+  path: string | undefined,
+  signal: AbortSignal | null | undefined,
+): Promise<Partial<Event>> {
+  const stop = new AbortController();
+  const abort = (): void => stop.abort();
+  const headers = new Headers(path ? [] : entry.headers);
+  const init: RequestInit = { headers, redirect: "manual", cache: "no-store", signal: stop.signal };
+  secrets.forEach((secret) => headers.set(...secret));
+  if (entry.credentials) init.credentials = entry.credentials;
+  if (!path) {
+    init.method = entry.method;
+    const bytes = toBytes(entry);
+    if (bytes.length) init.body = bytes;
+    const header = keyHeader(table, entry);
+    if (header) headers.set(...header);
+  }
+  const timer = setTimeout(abort, table.budget.attempt_max_ms);
+  signal?.addEventListener("abort", abort);
+  try {
+    const response = await fetch(new URL(path ?? "", entry.url).href, init);
+    const { status, type } = response;
+    // A browser shows nothing of a redirect but that it is one.
+    if (type === "opaqueredirect") return { status: 300 };
+    const content = fromBytes(await whole(response, CONTENT_BYTES_MAX));
+    return { status, headers: Object.fromEntries(response.headers), ...content };
+  } catch (error) {
+    return { failure: isNotSent(error) ? "not-sent" : "no-response" };
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+  }
 }
 
 /** To each who asks a response of his own: a content can be read by one. */
 function result([entry, judged]: End): Result {
-  const { verdict, why, say, open, resumable } = judged;
+  const { verdict, why, open, resumable } = judged;
   const outcome = judged.outcome!;
   const act = outcome === "already-exists" ? "read" : "attempt";
   const seen = entry.history.filter((event) => (event.act ?? "attempt") === act).at(-1);
@@ -338,7 +303,6 @@ function result([entry, judged]: End): Result {
     id: entry.operation,
     key: entry.key,
     why,
-    say,
     open,
     resumable: outcome === "unresolved" || !!resumable,
   };
@@ -354,8 +318,8 @@ function result([entry, judged]: End): Result {
 function isNotSent(error: unknown): boolean {
   const cause = (error as { cause?: unknown } | undefined)?.cause;
   const all = cause instanceof AggregateError ? cause.errors : [cause];
-  return all.every((one: { code?: string; syscall?: string } | undefined) => {
-    return one?.code === "UND_ERR_CONNECT_TIMEOUT" || one?.syscall === "connect" || one?.syscall === "getaddrinfo";
+  return all.length > 0 && all.every((one: { code?: string; syscall?: string } | undefined) => {
+    return one && (one.code === "UND_ERR_CONNECT_TIMEOUT" || /^(connect|getaddrinfo)$/.test(one.syscall ?? ""));
   });
 }
 

@@ -1,9 +1,9 @@
 // One user action: its key, its target and its exact bytes, none of which changes afterwards.
 
-import { CONTENT_BYTES_MAX, fromBytes } from "./content.js";
+import { base64, CONTENT_BYTES_MAX, fromBytes } from "./content.js";
 import { SemelError } from "./error.js";
 import type { Entry } from "./journal.js";
-import { parse, pointer, routeOf, type Table } from "./judge.js";
+import { isObject, parse, pointer, routeOf, type Table } from "./judge.js";
 
 /** No key is longer; the limit that most APIs have. */
 export const KEY_BYTES_MAX = 255;
@@ -36,22 +36,22 @@ export async function intentOf(
   const request = new Request(url, { method: "POST", ...rest });
   const target = new URL(request.url);
   target.hash = "";
-  if (!/^https?:$/.test(target.protocol)) throw new SemelError("target", `"${url}" is not an http or https address`);
+  if (!/^https?:$/.test(target.protocol)) throw new SemelError("target", `${url} is no http or https address`);
   const content = new Uint8Array(await request.arrayBuffer());
   if (content.length > CONTENT_BYTES_MAX) {
-    throw new SemelError("too-large", `the content has ${content.length} bytes, more than ${CONTENT_BYTES_MAX}`);
+    throw new SemelError("too-large", `the content has more than ${CONTENT_BYTES_MAX} bytes`);
   }
   const place = routeOf(policy, target.pathname).key;
   const headers: [string, string][] = [];
   const secrets: [string, string][] = [];
   for (const [name, value] of request.headers) {
     if ("header" in place && name === place.header.toLowerCase()) {
-      throw new SemelError("key-header", `${name} is where the key is sent; use the option "key"`);
+      throw new SemelError("key-header", `${name} holds the key: use the option key`);
     }
     (isSecret(name) ? secrets : headers).push([name, value]);
   }
   if (key !== undefined) checkKey(key, countedKeys);
-  const fingerprint = await digest(request.method, target.href, ...headers.flat(), content);
+  const fingerprint = await digest([request.method, target.href, headers], content);
   let text = fromBytes(content);
   let given = key !== undefined;
   if ("member" in place) {
@@ -62,7 +62,7 @@ export async function intentOf(
   key ??= keyV7(now_ms);
   const operation = id ?? key;
   if (!/^\P{Cc}+$/u.test(operation) || new TextEncoder().encode(operation).length > OPERATION_BYTES_MAX) {
-    throw new SemelError("operation", `an id is 1 to ${OPERATION_BYTES_MAX} bytes without control characters`);
+    throw new SemelError("operation", `an id has 1 to ${OPERATION_BYTES_MAX} bytes and no control characters`);
   }
   const entry: Entry = {
     operation,
@@ -94,8 +94,8 @@ async function keyInContent(
   content: string | undefined,
 ): Promise<{ key: string; given: boolean; content: string }> {
   const object = parse(content);
-  if (content === undefined || typeof object !== "object" || object === null || Array.isArray(object)) {
-    throw new SemelError("not-an-object", `this API takes the key as the member ${place} of a JSON object`);
+  if (content === undefined || !isObject(object)) {
+    throw new SemelError("not-an-object", `the key is the member ${place} of a JSON object`);
   }
   const there = pointer(object, place);
   const name = place.slice(1);
@@ -110,7 +110,7 @@ async function keyInContent(
     return { key, given, content: content.slice(0, at) + member + content.slice(at) };
   }
   if (typeof there !== "string" || (key !== undefined && key !== there)) {
-    throw new SemelError("another-key", `the content's member ${place} is not a text, or not the key that was given`);
+    throw new SemelError("another-key", `the member ${place} is no text, or another key`);
   }
   checkKey(there, counted);
   return { key: there, given: true, content };
@@ -119,23 +119,16 @@ async function keyInContent(
 /** Throws `key-form` or `key-counts` where a text is not a key. */
 export function checkKey(key: string, counted: "refuse" | "allow"): void {
   if (!/^[!-~]([ -~]*[!-~])?$/.test(key) || key.length > KEY_BYTES_MAX) {
-    throw new SemelError(
-      "key-form",
-      `a key is 1 to ${KEY_BYTES_MAX} printable ASCII characters and does not begin or end with a space`,
-    );
+    throw new SemelError("key-form", `a key has 1 to ${KEY_BYTES_MAX} printable ASCII characters, no space around it`);
   }
   if (counted === "refuse" && /(^|[^a-z0-9])(attempt|retry|try)[-_.:#=]*\d+$/i.test(key)) {
-    throw new SemelError(
-      "key-counts",
-      "the key ends with a number of attempts; every retry would be a new operation. Leave the number off, and send the " +
-        "same key on every attempt",
-    );
+    throw new SemelError("key-counts", "the key counts attempts: every retry would be a new operation");
   }
 }
 
 /** A fresh UUID of version 7: by the time in it an API can tell a late retry. */
 export function keyV7(now_ms: number): string {
-  const time = Math.max(0, Math.floor(now_ms)).toString(16).padStart(12, "0").slice(-12);
+  const time = now_ms.toString(16).padStart(12, "0");
   return `${time.slice(0, 8)}-${time.slice(8)}-7${crypto.randomUUID().slice(15)}`;
 }
 
@@ -166,7 +159,7 @@ export function keyHeader(policy: Table, { key, url }: Entry): [name: string, va
 
 /** Whose key space the keys live in at this address: a digest, which tells nothing about the credentials. */
 export function scopeOf(key: string, url: string, secrets: [string, string][]): Promise<string> {
-  return digest(key, new URL(url).host, ...secrets.map(([name, value]) => `${name}:${value}`).sort());
+  return digest([key, new URL(url).host, secrets.map(String).sort()]);
 }
 
 /** Whether a header by that name holds a secret, which no journal keeps. */
@@ -177,11 +170,10 @@ export function isSecret(name: string): boolean {
   );
 }
 
-/** SHA-256 of the parts, each with its length. */
-async function digest(...parts: (string | Uint8Array)[]): Promise<string> {
-  const bytes = parts.map((part) => (typeof part === "string" ? new TextEncoder().encode(part) : part));
-  const framed = new Blob(bytes.flatMap((part) => [`${part.length}:`, part as BlobPart]));
-  return hex(new Uint8Array(await crypto.subtle.digest("SHA-256", await framed.arrayBuffer())));
+/** SHA-256 of a list, whose JSON tells where it ends, and of what follows it. */
+async function digest(list: unknown[], content: BlobPart = ""): Promise<string> {
+  const bytes = await new Blob([JSON.stringify(list), content]).arrayBuffer();
+  return base64(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
 }
 
 function hex(bytes: Uint8Array): string {

@@ -52,8 +52,6 @@ export interface Conclusion {
   verdict: "done" | "retry" | "read" | "rejected" | "undecided";
   /** The reason, as a stable word. */
   why: string;
-  /** The reason, for people. */
-  say: string;
   /** What it proves about effects that did not happen; nothing by default. */
   proves?: "nothing" | "attempt" | "key";
   /** Of `rejected`: whether the same key and content may be sent again once the cause is mended. */
@@ -65,13 +63,11 @@ export interface Conclusion {
 /** One line of a table. */
 export interface Rule extends Conclusion {
   when: When;
-  rows: string;
 }
 
 /** What the answers of one API mean. Those that there are come from `semel/tables`. */
 export interface Table {
   preset: string;
-  doc: string;
   routes: readonly Route[];
   budget: Budget;
   replayed: readonly When[];
@@ -114,7 +110,6 @@ export interface Operation {
 export interface Judged {
   verdict: "done" | "retry" | "read" | "rejected" | "undecided";
   why: string;
-  say: string;
   /** Whether an attempt may have had its effect and nobody knows. */
   open: boolean;
   /** Of a last word: how it ended. */
@@ -132,134 +127,117 @@ export interface Judged {
 /** How an operation ended, or that nobody knows. */
 export type Outcome = "fresh" | "replayed" | "already-exists" | "rejected" | "unresolved";
 
-/** Where a history stands. */
-type Next =
-  | { is: "first" | "read-again" | "read-failed" | "resumed" }
-  | { is: "done"; outcome: Outcome; why: string; say: string }
-  /** By a rule, or by its `otherwise`; `over` is resumed though there is nothing to resume. */
-  | { is: "follow" | "over"; by: Conclusion };
+/** Where a history stands: at a conclusion, or to be sent, or to be looked up again. */
+interface Next extends Omit<Conclusion, "verdict"> {
+  verdict: Conclusion["verdict"] | "send" | "look";
+  outcome?: Outcome;
+}
 
 /** What to do next with an operation that this happened to. */
 export function judge(table: Table, { path, key }: Operation, history: readonly Event[], now_ms: number): Judged {
   const { budget } = table;
-  const route = routeOf(table, path);
-  const read = route.read;
-  let open_since = Infinity;
-  let run_from = 0;
+  const { read } = routeOf(table, path);
+  /** When the first of the attempts began that may have had the effect. */
+  let open_since: number | undefined;
+  let run_from: number | undefined;
   let attempts = 0;
   let reads = 0;
   let pause_from = 0;
   let otherwise: Conclusion | undefined;
-  let next: Next = { is: "first" };
+  let next: Next = { verdict: "send", why: "first" };
 
   for (const event of history) {
     const { act = "attempt", at_ms, end_ms = at_ms, status } = event;
     if (act === "resumed") {
-      const ended: boolean =
-        next.is === "follow" && next.by.verdict === "rejected" && !next.by.resumable && open_since === Infinity;
       run_from = at_ms;
       attempts = reads = 0;
       otherwise = undefined;
-      if (next.is !== "over") next = ended ? { is: "over", by: (next as { by: Conclusion }).by } : { is: "resumed" };
+      const over = next.verdict === "rejected" && !next.resumable && open_since === undefined;
+      if (!over) next = { verdict: "send", why: "resumed" };
       continue;
     }
     pause_from = end_ms + askedPause(event, end_ms);
     const content = readContent(event);
+    const holding = (when: When): boolean => holds(when, event, content, open_since !== undefined);
     if (act === "attempt") {
-      if (next.is === "first") run_from = at_ms;
+      run_from ??= at_ms;
       attempts++;
       reads = 0;
-      const open = open_since !== Infinity;
-      const by: Conclusion = table.rules.find((rule) => holds(rule.when, event, content, open))!;
-      otherwise = undefined;
-      if (by.proves === "key") open_since = Infinity;
-      else if (by.proves !== "attempt" && !open) open_since = at_ms;
-      if (by.verdict === "done") {
-        const replayed = table.replayed.some((when) => holds(when, event, content, false));
-        next = { is: "done", outcome: replayed ? "replayed" : "fresh", why: by.why, say: by.say };
-      } else if (by.verdict === "read" && read) {
-        otherwise = by.otherwise;
-        next = { is: "follow", by };
-      } else {
-        next = { is: "follow", by: by.verdict === "read" ? by.otherwise! : by };
+      const rule: Conclusion = table.rules.find(({ when }) => holding(when))!;
+      if (rule.proves === "key") open_since = undefined;
+      else if (rule.proves !== "attempt") open_since ??= at_ms;
+      otherwise = read && rule.otherwise;
+      next = otherwise ? rule : (rule.otherwise ?? rule);
+      if (next.verdict === "done") {
+        next = { ...next, outcome: table.replayed.some(holding) ? "replayed" : "fresh" };
       }
     } else {
       reads++;
       // The own resource is a proof even where nobody asked for it; that it is not there says something only after the
       // answer that made one ask.
-      if (status && status >= 200 && status < 300 && read && pointer(content.json, read.id) === key) {
-        next = { is: "done", outcome: "already-exists", why: "seen", say: "The own resource was looked up, and is there." };
+      if (isSuccess(status) && read && pointer(content.json, read.id) === key) {
+        next = { verdict: "done", why: "seen", outcome: "already-exists" };
       } else if (otherwise) {
+        const again = !status || status >= 500 || [408, 425, 429].includes(status);
+        next = again ? { verdict: "look", why: "read-again" } : { verdict: "undecided", why: "read-failed" };
         if (status === 404) {
-          if (otherwise.proves === "key") open_since = Infinity;
-          next = { is: "follow", by: otherwise };
+          if (otherwise.proves === "key") open_since = undefined;
+          next = otherwise;
           otherwise = undefined;
-        } else {
-          next = { is: !status || status >= 500 || [408, 425, 429].includes(status) ? "read-again" : "read-failed" };
         }
       }
     }
     // What is proven stays proven, whatever came later.
-    if (next.is === "done") break;
+    if (next.verdict === "done") break;
   }
 
-  const open = open_since !== Infinity && next.is !== "done";
+  const { verdict, why, outcome, resumable } = next;
+  if (verdict === "done") return { verdict, why, open: false, outcome: outcome! };
+  const open = open_since !== undefined;
   const window_end =
-    open && budget.window_ms !== null ? open_since + Math.max(0, budget.window_ms - budget.margin_ms) : Infinity;
-  const undecided = (why: string, say: string): Judged => ({ verdict: "undecided", why, say, open, outcome: "unresolved" });
+    open && budget.window_ms !== null ? open_since! + Math.max(0, budget.window_ms - budget.margin_ms) : Infinity;
+  const undecided = (why: string): Judged => ({ verdict: "undecided", why, open, outcome: "unresolved" });
   // Stopping is a failure only where nothing can have happened.
-  const stop = (resumable: boolean, why: string, say: string): Judged =>
-    open ? undecided(why, say) : { verdict: "rejected", why, say, open, outcome: "rejected", resumable };
-  const act = (verdict: "retry" | "read", why: string, say: string, at_least_ms = 0, at_most_ms = 0): Judged => ({
+  const stop = (resumable: boolean, why: string): Judged =>
+    open ? undecided(why) : { verdict: "rejected", why, open, outcome: "rejected", resumable };
+  const act = (verdict: "retry" | "read", at_least_ms: number, at_most_ms: number): Judged => ({
     verdict,
     why,
-    say,
     open,
     at_least_ms,
     at_most_ms,
     ...(verdict === "read" && { path: read!.path.replace("{key}", () => escape(key)) }),
   });
-  const pause = (verdict: "retry" | "read", tries: number, until: number, why: string, say: string): Judged => {
+  const pause = (verdict: "retry" | "read", tries: number, until: number): Judged => {
     const earliest = Math.max(pause_from, now_ms);
     const doubled = Math.min(budget.pause_max_ms, budget.pause_base_ms * 2 ** Math.max(0, tries - 1));
-    const run_end = run_from + budget.elapsed_max_ms;
-    if (tries >= budget.attempts_max) {
-      return stop(true, "attempts-over", "It was tried as often as it may be in one run. Resume later.");
-    }
-    if (earliest > run_end) {
-      return stop(true, "elapsed-over", "The next try would be later than one run may last. Resume later.");
-    }
-    if (earliest > until) return stop(true, ...WINDOW_OVER);
+    const run_end = run_from! + budget.elapsed_max_ms;
+    if (tries >= budget.attempts_max) return stop(true, "attempts-over");
+    if (earliest > run_end) return stop(true, "elapsed-over");
+    if (earliest > until) return stop(true, "window-over");
     const latest = Math.min(Math.max(pause_from + doubled, now_ms), run_end, until);
-    return act(verdict, why, say, earliest - now_ms, latest - now_ms);
+    return act(verdict, earliest - now_ms, latest - now_ms);
   };
 
-  switch (next.is) {
-    case "first":
-      return act("retry", "first", "It was not sent yet.");
-    case "done":
-      return { verdict: "done", why: next.why, say: next.say, open, outcome: next.outcome };
-    case "over":
-      return stop(false, next.by.why, next.by.say);
-    case "read-again":
-      return pause("read", reads, Infinity, "read-again", "The resource could not be looked up yet.");
-    case "read-failed":
-      return undecided("read-failed", "The resource could not be looked up.");
-    case "resumed":
-      return now_ms > window_end ? undecided(...WINDOW_OVER) : act("retry", "resumed", "It is sent again, unchanged.");
-    case "follow": {
-      const { verdict, why, say, resumable } = next.by;
-      if (verdict === "retry") return pause("retry", attempts, window_end, why, say);
-      if (verdict === "read") return act("read", why, say);
-      return verdict === "rejected" ? stop(!!resumable, why, say) : undecided(why, say);
-    }
+  switch (verdict) {
+    case "send":
+      return now_ms > window_end ? undecided("window-over") : act("retry", 0, 0);
+    case "look":
+      return pause("read", reads, Infinity);
+    case "retry":
+      return pause("retry", attempts, window_end);
+    case "read":
+      return act("read", 0, 0);
+    case "rejected":
+      return stop(!!resumable, why);
+    case "undecided":
+      return undecided(why);
   }
 }
 
-const WINDOW_OVER: [string, string] = [
-  "window-over",
-  "By the next try the API might have forgotten the key, and do it a second time. Look the resource up.",
-];
+export function isSuccess(status = 0): boolean {
+  return status >= 200 && status < 300;
+}
 
 /** What the API does with keys on this path (without query). */
 export function routeOf(table: Table, path: string): Route {
@@ -268,28 +246,13 @@ export function routeOf(table: Table, path: string): Route {
 
 /** Whether a path matches a template: literal segments, `{x}` for any one, a final `*` for all that follow. */
 export function matches(template: string, path: string): boolean {
-  const parts = segments(path);
+  const parts = path.split("/").filter(Boolean);
   const wanted = template.split("/").filter(Boolean);
-  const rest = wanted.at(-1) === "*";
-  if (rest) wanted.pop();
+  const rest = wanted.at(-1) === "*" && wanted.pop();
   return (
     (rest ? parts.length >= wanted.length : parts.length === wanted.length) &&
-    wanted.every((segment, at) => segment.startsWith("{") || segment === parts[at])
+    wanted.every((segment, at) => segment[0] === "{" || segment === parts[at])
   );
-}
-
-/** As the server normalises it: no needless escapes, no dot segments, no empty ones. */
-function segments(path: string): string[] {
-  const plain = path.replace(/%([0-9a-f]{2})?/gi, (escaped: string, hex?: string) => {
-    const char = hex ? String.fromCharCode(parseInt(hex, 16)) : "";
-    return /[\w.~-]/.test(char) ? char : hex ? escaped.toUpperCase() : "%25";
-  });
-  const out: string[] = [];
-  for (const segment of plain.split("/")) {
-    if (segment === "..") out.pop();
-    else if (segment && segment !== ".") out.push(segment);
-  }
-  return out;
 }
 
 /** Everything but unreserved characters (RFC 3986 section 2.3) as `%XX`. */
@@ -321,26 +284,15 @@ export function parse(text: string | undefined): unknown {
 export function pointer(json: unknown, path: string): unknown {
   for (const token of path.split("/").slice(1)) {
     const name = token.replaceAll("~1", "/").replaceAll("~0", "~");
-    if (!isObject(json) || !Object.hasOwn(json, name)) return undefined;
     // `length` is an own property of arrays and no element.
-    if (Array.isArray(json) && !/^(0|[1-9]\d*)$/.test(name)) return undefined;
-    json = json[name];
+    if (!(Array.isArray(json) ? /^(0|[1-9]\d*)$/.test(name) : isObject(json)) || !Object.hasOwn(json as object, name)) return;
+    json = (json as { [name: string]: unknown })[name];
   }
   return json;
 }
 
-function isObject(json: unknown): json is { [name: string]: unknown } {
-  return typeof json === "object" && json !== null;
-}
-
-/** What a content says in words: the text of a JSON string or of a member `error` of an object, or else all of it. */
-function words({ json, text }: Content): string | undefined {
-  if (typeof json === "string") text = json;
-  else if (isObject(json) && !Array.isArray(json)) {
-    const error = pointer(json, "/error");
-    text = typeof error === "string" ? error : undefined;
-  }
-  return text === undefined ? undefined : trim(text);
+export function isObject(json: unknown): json is { [name: string]: unknown } {
+  return typeof json === "object" && json !== null && !Array.isArray(json);
 }
 
 function trim(text: string): string {
@@ -352,33 +304,29 @@ function field({ headers = {} }: Event, name: string): string | undefined {
   return found === undefined ? undefined : trim(headers[found]!);
 }
 
-function holds(when: When, event: Event, content: Content, open: boolean): boolean {
+/** Whether all conditions hold. One that a table can put to a reply only finds nothing in a failure, and so fails. */
+function holds(when: When, event: Event, { json, text }: Content, open: boolean): boolean {
   const { status } = event;
-  if (when.open !== undefined && when.open !== open) return false;
-  if (status === undefined) {
-    if (when.failure) return when.failure === (event.failure ?? "no-response");
-    return Object.keys(when).every((condition) => condition === "open");
-  }
-  const any = (wanted: OneOrMore, found: (one: string) => boolean): boolean =>
-    typeof wanted === "string" ? found(wanted) : wanted.some(found);
-  const said = words(content);
-  const code = field(event, "idempotency-problem") ?? pointer(isArray(content.json) ? null : content.json, "/code");
-  return (
-    !when.failure &&
-    (when.status === undefined || any(when.status, (one) => one.replace("xx", "") === `${status}`.slice(0, one.endsWith("xx") ? 1 : 3))) &&
-    (when.code === undefined || (status >= 400 && status <= 599 && any(when.code, (one) => one === code))) &&
-    (when.text === undefined || any(when.text, (one) => one === said)) &&
-    (when.member === undefined || pointer(content.json, when.member) === when.is) &&
-    (when.retryable === undefined || pointer(content.json, "/retryable") === when.retryable) &&
-    Object.entries(when.header ?? {}).every(([name, wanted]) => {
-      const value = field(event, name);
-      return value !== undefined && (wanted === "*" || value.toLowerCase() === wanted.toLowerCase());
-    })
+  const said = typeof json === "string" ? json : isObject(json) ? json.error : text;
+  const code = field(event, "idempotency-problem") ?? (isObject(json) && json.code);
+  const found: { [condition: string]: unknown[] } = {
+    open: [open],
+    failure: status ? [] : [event.failure ?? "no-response"],
+    status: status ? [`${status}`, `${status}`[0] + "xx"] : [],
+    code: status! >= 400 && status! <= 599 ? [code] : [],
+    text: typeof said === "string" ? [trim(said)] : [],
+    retryable: isObject(json) ? [json.retryable] : [],
+    member: [when.member],
+    is: [when.member && pointer(json, when.member)],
+  };
+  return Object.entries(when).every(([condition, wanted]) =>
+    condition === "header"
+      ? Object.entries(when.header!).every(([name, value]) => {
+          const there = field(event, name);
+          return there !== undefined && (value === "*" || there.toLowerCase() === value.toLowerCase());
+        })
+      : [wanted].flat().some((one) => found[condition]!.includes(one)),
   );
-}
-
-function isArray(json: unknown): boolean {
-  return Array.isArray(json);
 }
 
 /** `Retry-After` (RFC 9110 section 10.2.3) in milliseconds from the end of the exchange; 0 where there is none to read. */

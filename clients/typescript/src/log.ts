@@ -1,5 +1,5 @@
 import type { Entry } from "./journal.js";
-import { parse, pointer, type Event, type Judged, type Table } from "./judge.js";
+import { isSuccess, parse, pointer, type Judged, type Table } from "./judge.js";
 
 /** What is told of every exchange: the six fields that support asks for (E34), and what follows. Never a secret. */
 export interface LogLine {
@@ -16,7 +16,6 @@ export interface LogLine {
   /** Of this operation: its first attempt is 1, its first read too. */
   number: number;
   why: string;
-  say: string;
   /** Whether it is proven that it happened. */
   happened: boolean;
 }
@@ -24,8 +23,21 @@ export interface LogLine {
 /** Of an error's content, no more than this is logged, in characters. */
 const ERROR_MAX = 4096;
 
-/** The line of the last exchange. */
-export function logLine(entry: Entry, table: Table, judged: Judged, secrets: [string, string][]): LogLine {
+/** What there is to tell of an exchange, the last in the history of its entry. */
+export interface Told {
+  entry: Entry;
+  table: Table;
+  judged: Judged;
+  /** The credentials that it was sent with. */
+  secrets: [name: string, value: string][];
+}
+
+/** Makes lines of what is told: `log: lines(console.info)`. */
+export function lines(log: (line: LogLine) => void): (told: Told) => void {
+  return (told) => log(line(told));
+}
+
+function line({ entry, table, judged, secrets }: Told): LogLine {
   const event = entry.history.at(-1)!;
   const act = event.act === "read" ? "read" : "attempt";
   const { status, failure = "no-response", content } = event;
@@ -36,18 +48,13 @@ export function logLine(entry: Entry, table: Table, judged: Judged, secrets: [st
     order_id: clean(member(content, table.log.order_id) ?? ""),
     tracking_id: clean(member(content, table.log.tracking_id) ?? ""),
     status: status === undefined ? failure : `${status}`,
-    error: status === undefined || isSuccess(event) ? "" : clean(content ?? ""),
+    error: status === undefined || isSuccess(status) ? "" : clean(content ?? ""),
     operation: entry.operation,
     act,
     number: entry.history.filter((one) => (one.act ?? "attempt") === act).length,
     why: judged.why,
-    say: judged.say,
     happened: judged.verdict === "done",
   };
-}
-
-export function isSuccess({ status }: Event): boolean {
-  return status !== undefined && status >= 200 && status < 300;
 }
 
 function member(content: string | undefined, pointers: readonly string[]): string | undefined {

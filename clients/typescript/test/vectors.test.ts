@@ -24,8 +24,16 @@ function read<T>(path: string): T {
 }
 
 test("the tables are those that every language has", () => {
-  for (const [preset, table] of Object.entries(tables)) assert.deepEqual(table, read(`${preset}.json`));
+  for (const [preset, table] of Object.entries(tables)) {
+    const { doc, rules, ...rest } = read<{ doc: string; rules: object[] }>(`${preset}.json`);
+    assert.deepEqual(table, { ...rest, rules: rules.map(bare) });
+  }
 });
+
+/** A rule without what only people read. */
+function bare({ say, rows, otherwise, ...rule }: { say?: string; rows?: string; otherwise?: object }): object {
+  return { ...rule, ...(otherwise && { otherwise: bare(otherwise) }) };
+}
 
 for (const file of readdirSync(new URL("vectors/", FOLDER))) {
   test(`l02_l03_l04_l05_l06_l07_l08_l10_l15_l18 vectors of ${file}`, () => {
@@ -33,8 +41,7 @@ for (const file of readdirSync(new URL("vectors/", FOLDER))) {
     assert.ok(vectors.length > 20);
     for (const { name, preset, path, key, budget, history, now_ms, expect } of vectors) {
       const table = { ...tables[preset], budget: { ...tables[preset].budget, ...budget } };
-      const { say, ...told } = judge(table, { path, key }, history, now_ms);
-      assert.ok(say, name);
+      const told = judge(table, { path, key }, history, now_ms);
       assert.deepEqual(told, expect, `${file}: ${name}`);
     }
   });
