@@ -9,6 +9,7 @@ use crate::config::{
     AddressText, AdminText, Config, ConfigError, GatewaySettings, LogForm, OriginText, PolicyFlags, StoreKind,
 };
 
+mod call;
 mod config;
 mod demo;
 mod serve;
@@ -41,6 +42,10 @@ enum Command {
     /// The naive API of the demo.
     #[command(hide = true)]
     DemoOrigin(demo::origin::Args),
+    Call(Box<call::Call>),
+    Resume(call::Resume),
+    #[command(subcommand)]
+    Journal(call::JournalCommand),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -133,6 +138,9 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve(*flags),
         Command::Demo(args) => demo::run(&args),
         Command::DemoOrigin(args) => demo::origin::run(&args).map(|()| SUCCESS),
+        Command::Call(args) => call::call(*args),
+        Command::Resume(args) => call::resume(&args),
+        Command::Journal(command) => call::journal(command),
         Command::Config(command) => config(command),
     };
     match outcome {

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
-    Http, HttpError, Surroundings, System,
+    Http, HttpError, Step, Surroundings, System,
     intent::{GivenKey, Intent},
     journal::{Act, Begin, Begun, Journal, JournalError, Known, State},
     log,
@@ -206,8 +206,12 @@ where
         let before = &known.listed.intent;
         let another_key = intent.given_key == GivenKey::Yes && before.key != intent.key;
         let edited = before.fingerprint != intent.fingerprint || before.preset != intent.preset;
-        // Nothing happened and it is over: a corrected one under the same name is a new one (E31).
-        if known.listed.state == State::Rejected && (edited || another_key) {
+        // It is known that nothing happened: a corrected one under the same name is a new one (E31).
+        let happened_not = match known.listed.state {
+            State::Rejected | State::Stopped => true,
+            State::Open | State::Done | State::Unresolved => false,
+        };
+        if happened_not && (edited || another_key) {
             return self.run(intent.clone(), Vec::new(), Stored::No).await;
         }
         match (another_key, edited) {
@@ -261,13 +265,13 @@ where
         };
         if let Some(outcome) = over {
             // A crash can come between the last answer and this.
-            self.conclude(&intent, &judged).await?;
+            self.conclude(&intent, &judged);
             return Ok(outcome);
         }
         if judged.open && scope != self.scope(&intent) {
             return Err(SendError::OtherCredentials(intent.operation));
         }
-        self.0.journal.resumed(&intent.operation, now_ms).await?;
+        self.0.journal.resumed(&intent.operation, now_ms);
         history.push(Event::Resumed { at_ms: now_ms });
         self.run(intent, history, Stored::Yes).await
     }
@@ -282,7 +286,7 @@ where
                 Verdict::RetryAfter { at_least_ms, at_most_ms } => (Act::Attempt, *at_least_ms, *at_most_ms, None),
                 Verdict::Read { path, at_least_ms, at_most_ms } => (Act::Read, *at_least_ms, *at_most_ms, Some(path)),
                 Verdict::Done(_) | Verdict::GiveUp { .. } | Verdict::Undecided => {
-                    self.conclude(&intent, &judged).await?;
+                    self.conclude(&intent, &judged);
                     return Ok(outcome(&intent, &table, &judged, &history).expect("a final verdict has an outcome"));
                 }
             };
@@ -302,19 +306,23 @@ where
                 act,
                 at_ms: now_ms,
             };
+            self.0.surroundings.reached(Step::BeforeJournal);
             let event = match self.0.journal.begin(begin).await? {
                 Begun::Yes(event) => event,
                 Begun::KeyTaken(operation) => return Err(SendError::KeyTaken(operation)),
             };
             stored = Stored::Yes;
+            self.0.surroundings.reached(Step::BeforeSend);
             let request = match path {
                 None => intent.attempt(&table),
                 Some(path) => get(&intent.target, path),
             };
             let limit = Duration::from_millis(table.budget.attempt_max_ms);
             let saw = self.exchange(self.with_secrets(request), limit, REPLY_BYTES_MAX).await;
+            self.0.surroundings.reached(Step::AfterReply);
             let end_ms = self.0.surroundings.now_ms();
-            self.0.journal.end(event, end_ms, saw.clone()).await?;
+            self.0.journal.end(&intent.operation, event, end_ms, saw.clone());
+            self.0.surroundings.reached(Step::AfterJournal);
             history.push(match act {
                 Act::Attempt => Event::Attempt { at_ms: now_ms, end_ms, saw: saw.clone() },
                 Act::Read => Event::Read { at_ms: now_ms, end_ms, saw: saw.clone() },
@@ -336,7 +344,7 @@ where
     }
 
     /// Writes down where it stands.
-    async fn conclude(&self, intent: &Intent, judged: &Judged<'_>) -> Result<(), JournalError> {
+    fn conclude(&self, intent: &Intent, judged: &Judged<'_>) {
         let state = match &judged.verdict {
             Verdict::Done(_) => State::Done,
             Verdict::GiveUp { resumable: false } => State::Rejected,
@@ -345,7 +353,7 @@ where
             Verdict::RetryAfter { .. } | Verdict::Read { .. } => State::Open,
         };
         let at_ms = self.0.surroundings.now_ms();
-        self.0.journal.stands(&intent.operation, state, judged.why, at_ms).await
+        self.0.journal.stands(&intent.operation, state, judged.why, at_ms);
     }
 
     /// Whose key space the keys of this client live in at this target (L1): the journal keeps a digest of it.

@@ -257,6 +257,11 @@ fn key_value(key: &Key, preset: Preset) -> HeaderValue {
     HeaderValue::from_str(&text).expect("a key is printable ASCII")
 }
 
+/// Whether a header by that name is a credential: one of the client's, never an intent's.
+pub fn is_credential(name: &str) -> bool {
+    HeaderName::from_str(name).is_ok_and(|name| is_secret(&name))
+}
+
 /// Whether a header by that name holds a secret, and so is the client's and never written down.
 pub(crate) fn is_secret(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -376,33 +381,29 @@ fn key_in_content(
 ) -> Result<(Key, GivenKey, Bytes), IntentError> {
     let object = serde_json::from_slice::<serde_json::Value>(&content).ok().filter(serde_json::Value::is_object);
     let object = object.ok_or_else(|| IntentError::NotAnObject(pointer.to_owned()))?;
-    match object.pointer(pointer) {
-        Some(there) => {
-            let there = there.as_str().ok_or_else(|| IntentError::AnotherKey(pointer.to_owned()))?;
-            if given.as_ref().is_some_and(|given| given.as_str() != there) {
-                return Err(IntentError::AnotherKey(pointer.to_owned()));
-            }
-            Ok((Key::given(there, counted)?, GivenKey::Yes, content))
+    if let Some(there) = object.pointer(pointer) {
+        let there = there.as_str().ok_or_else(|| IntentError::AnotherKey(pointer.to_owned()))?;
+        if given.as_ref().is_some_and(|given| given.as_str() != there) {
+            return Err(IntentError::AnotherKey(pointer.to_owned()));
         }
-        None => {
-            // A member deeper down, or one that is not an id that a client may choose, must be there already.
-            let name = pointer.strip_prefix('/').filter(|name| !name.contains('/') && preset == Preset::Etherfuse);
-            let name = name.ok_or_else(|| IntentError::AnotherKey(pointer.to_owned()))?;
-            let (key, given_key) = match given {
-                Some(key) => (key, GivenKey::Yes),
-                // E12: version 4.
-                None => (Key::v4(), GivenKey::No),
-            };
-            let open = content.iter().position(|byte| *byte == b'{').expect("an object has an opening brace");
-            let comma = if object.as_object().is_some_and(serde_json::Map::is_empty) { "" } else { "," };
-            let member = serde_json::to_string(name).expect("a text always serialises");
-            let value = serde_json::to_string(key.as_str()).expect("a text always serialises");
-            let mut out = content[..=open].to_vec();
-            out.extend_from_slice(format!("{member}:{value}{comma}").as_bytes());
-            out.extend_from_slice(&content[open + 1..]);
-            Ok((key, given_key, Bytes::from(out)))
-        }
+        return Ok((Key::given(there, counted)?, GivenKey::Yes, content));
     }
+    // A member deeper down, or one that is not an id that a client may choose, must be there already.
+    let name = pointer.strip_prefix('/').filter(|name| !name.contains('/') && preset == Preset::Etherfuse);
+    let name = name.ok_or_else(|| IntentError::AnotherKey(pointer.to_owned()))?;
+    let (key, given_key) = match given {
+        Some(key) => (key, GivenKey::Yes),
+        // E12: version 4.
+        None => (Key::v4(), GivenKey::No),
+    };
+    let open = content.iter().position(|byte| *byte == b'{').expect("an object has an opening brace");
+    let comma = if object.as_object().is_some_and(serde_json::Map::is_empty) { "" } else { "," };
+    let member = serde_json::to_string(name).expect("a text always serialises");
+    let value = serde_json::to_string(key.as_str()).expect("a text always serialises");
+    let mut out = content[..=open].to_vec();
+    out.extend_from_slice(format!("{member}:{value}{comma}").as_bytes());
+    out.extend_from_slice(&content[open + 1..]);
+    Ok((key, given_key, Bytes::from(out)))
 }
 
 fn fingerprint(method: &Method, target: &Uri, headers: &HeaderMap, content: &[u8]) -> [u8; 32] {

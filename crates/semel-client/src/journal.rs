@@ -5,7 +5,9 @@
 //! a crash, the attempt counts as one whose response was lost.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use semel_core::retry::{Event, Reply, Saw};
 use tokio::sync::oneshot;
@@ -35,6 +38,8 @@ struct Shared {
     /// Keys digests of credentials, so that the journal tells nothing about them.
     secret: [u8; 32],
     jobs: Option<mpsc::Sender<Job>>,
+    /// The operations that are there: what is not costs no way to the keeper.
+    operations: Mutex<HashSet<String>>,
     keeper: Option<JoinHandle<()>>,
     /// Held for as long as this lives.
     _lock: File,
@@ -128,11 +133,14 @@ pub(crate) enum Act {
     Read,
 }
 
+type Work = Box<dyn FnOnce(&Connection) -> Result<(), JournalError> + Send>;
+
 /// One thing to do on the keeper's connection.
 struct Job {
-    run: Box<dyn FnOnce(&Connection) -> Result<(), JournalError> + Send>,
+    run: Work,
     wants: Wants,
-    done: oneshot::Sender<Result<(), JournalError>>,
+    /// Nobody waits for what is lazy: if it fails, the next one fails, too.
+    done: Option<oneshot::Sender<Result<(), JournalError>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,6 +152,9 @@ enum Wants {
     /// Nothing is written.
     Read,
 }
+
+/// Returns when what was written to a file is on the disk.
+type Barrier = fn(&File) -> io::Result<()>;
 
 /// How long what was seen may stay in memory only.
 const LAZY_MAX: Duration = Duration::from_millis(100);
@@ -162,18 +173,24 @@ impl Journal {
 
     /// The same by another clock.
     pub fn open_with(folder: impl AsRef<Path>, surroundings: &impl Surroundings) -> Result<Journal, JournalError> {
-        let folder = folder.as_ref().to_owned();
+        Journal::open_on(folder.as_ref(), surroundings, File::sync_data)
+    }
+
+    /// The same with another barrier.
+    fn open_on(folder: &Path, surroundings: &impl Surroundings, barrier: Barrier) -> Result<Journal, JournalError> {
+        let folder = folder.to_owned();
         let lock = lock(&folder)?;
-        let connection = rows::open(&folder)?;
+        let (connection, log) = rows::open(&folder)?;
         let secret = rows::secret(&connection).map_err(|error| rows::format(&folder, &error))?;
         let now_ms = surroundings.now_ms();
         rows::forget(&connection, now_ms.saturating_sub(Journal::OVER_KEPT_MS)).map_err(broken)?;
+        let operations = Mutex::new(rows::operations(&connection).map_err(broken)?);
         let (jobs, queue) = mpsc::channel();
         let keeper = std::thread::Builder::new()
             .name("semel-journal".to_owned())
-            .spawn(move || keep(&connection, &queue))
+            .spawn(move || keep(&connection, &queue, || barrier(&log)))
             .map_err(|error| JournalError::Folder { folder: folder.clone(), why: error.to_string() })?;
-        let shared = Shared { folder, secret, jobs: Some(jobs), keeper: Some(keeper), _lock: lock };
+        let shared = Shared { folder, secret, jobs: Some(jobs), operations, keeper: Some(keeper), _lock: lock };
         Ok(Journal(Arc::new(shared)))
     }
 
@@ -186,17 +203,23 @@ impl Journal {
     /// Its id and key are free for another one. `false` if there is none.
     pub async fn forget(&self, operation: &str) -> Result<bool, JournalError> {
         let operation = operation.to_owned();
-        self.run(Wants::Durable, move |connection| rows::forget_one(connection, &operation)).await
+        let forgotten = operation.clone();
+        let found = self.run(Wants::Durable, move |connection| rows::forget_one(connection, &operation)).await?;
+        self.0.operations.lock().remove(&forgotten);
+        Ok(found)
     }
 
     /// Every operation, oldest first.
     pub async fn list(&self) -> Result<Vec<Listed>, JournalError> {
-        let all = self.run(Wants::Read, |connection| rows::all(connection)).await?;
+        let all = self.run(Wants::Read, rows::all).await?;
         Ok(all.into_iter().map(|known| known.listed).collect())
     }
 
     /// One operation.
     pub(crate) async fn known(&self, operation: &str) -> Result<Option<Known>, JournalError> {
+        if !self.0.operations.lock().contains(operation) {
+            return Ok(None);
+        }
         let operation = operation.to_owned();
         self.run(Wants::Read, move |connection| rows::known(connection, &operation)).await
     }
@@ -209,30 +232,27 @@ impl Journal {
             // Losing a read loses nothing.
             Act::Read => Wants::Lazy,
         };
+        // Before it is written: what is cut off here may be there.
+        self.0.operations.lock().insert(begin.operation.clone());
         self.run(wants, move |connection| rows::begin(connection, &begin)).await
     }
 
     /// Writes down what came of it.
-    pub(crate) async fn end(&self, event: EventId, end_ms: u64, saw: Saw) -> Result<(), JournalError> {
-        self.run(Wants::Lazy, move |connection| rows::end(connection, event.0, end_ms, &kept(saw))).await
+    pub(crate) fn end(&self, operation: &str, event: EventId, end_ms: u64, saw: Saw) {
+        let operation = operation.to_owned();
+        self.tell(move |connection| rows::end(connection, &operation, event.0, end_ms, &kept(saw)));
     }
 
     /// Writes down that somebody asked to go on.
-    pub(crate) async fn resumed(&self, operation: &str, at_ms: u64) -> Result<(), JournalError> {
+    pub(crate) fn resumed(&self, operation: &str, at_ms: u64) {
         let operation = operation.to_owned();
-        self.run(Wants::Lazy, move |connection| rows::resumed(connection, &operation, at_ms)).await
+        self.tell(move |connection| rows::resumed(connection, &operation, at_ms));
     }
 
     /// Writes down where an operation stands.
-    pub(crate) async fn stands(
-        &self,
-        operation: &str,
-        state: State,
-        why: &str,
-        at_ms: u64,
-    ) -> Result<(), JournalError> {
+    pub(crate) fn stands(&self, operation: &str, state: State, why: &str, at_ms: u64) {
         let (operation, why) = (operation.to_owned(), why.to_owned());
-        self.run(Wants::Lazy, move |connection| rows::stands(connection, &operation, state, &why, at_ms)).await
+        self.tell(move |connection| rows::stands(connection, &operation, state, &why, at_ms));
     }
 
     /// A digest of credentials that only this journal can compare.
@@ -241,6 +261,13 @@ impl Journal {
         let mut short = [0; 16];
         short.copy_from_slice(&digest.as_bytes()[..16]);
         short
+    }
+
+    /// To be written with the next commit.
+    fn tell(&self, work: impl FnOnce(&Connection) -> Result<(), JournalError> + Send + 'static) {
+        let jobs = self.0.jobs.as_ref().expect("it is there until the last owner is gone");
+        // Without its keeper the next attempt is refused; this one stays without an end.
+        let _ = jobs.send(Job { run: Box::new(work), wants: Wants::Lazy, done: None });
     }
 
     async fn run<T: Send + 'static>(
@@ -257,7 +284,7 @@ impl Journal {
         });
         let gone = || JournalError::Broken("its thread has ended".to_owned());
         let jobs = self.0.jobs.as_ref().expect("it is there until the last owner is gone");
-        jobs.send(Job { run, wants, done }).map_err(|_| gone())?;
+        jobs.send(Job { run, wants, done: Some(done) }).map_err(|_| gone())?;
         told.await.map_err(|_| gone())??;
         value.try_recv().map_err(|_| gone())
     }
@@ -290,7 +317,7 @@ impl std::fmt::Debug for Journal {
 }
 
 fn lock(folder: &Path) -> Result<File, JournalError> {
-    let failed = |error: std::io::Error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() };
+    let failed = |error: io::Error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() };
     fs::create_dir_all(folder).map_err(failed)?;
     #[cfg(unix)]
     {
@@ -315,7 +342,7 @@ fn broken(error: impl std::fmt::Display) -> JournalError {
 }
 
 /// The only thread that touches the database. Callers who ask at the same time share a commit.
-fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
+fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn() -> io::Result<()>) {
     let mut open = false;
     let mut failed: Option<JournalError> = None;
     let mut waiting: Vec<oneshot::Sender<Result<(), JournalError>>> = Vec::new();
@@ -325,7 +352,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
         let mut must_commit = job.is_err();
         for job in job.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())).take(GROUP_JOBS_MAX) {
             if let Some(failed) = &failed {
-                let _ = job.done.send(Err(failed.clone()));
+                answer(job.done, Err(failed.clone()));
                 continue;
             }
             if !open && job.wants != Wants::Read {
@@ -345,27 +372,35 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>) {
             match (job.wants, result) {
                 (Wants::Durable, Ok(())) => {
                     must_commit = true;
-                    waiting.push(job.done);
+                    waiting.extend(job.done);
                 }
                 (Wants::Durable | Wants::Lazy | Wants::Read, result) => {
-                    let _ = job.done.send(result);
+                    answer(job.done, result);
                 }
             }
         }
         if open && (must_commit || failed.is_some()) {
             let end = if failed.is_some() { "ROLLBACK" } else { "COMMIT" };
-            if let Err(error) = connection.execute_batch(end) {
-                failed.get_or_insert_with(|| broken(error));
+            let ended = connection.execute_batch(end).map_err(broken);
+            // SQLite writes its log and leaves the barrier to us: it would use the dearer of the two that there are.
+            if let Err(error) = ended.and_then(|()| barrier().map_err(broken)) {
+                failed.get_or_insert(error);
             }
             open = false;
         }
         for done in waiting.drain(..) {
-            // Whoever no longer waits may read it later.
-            let _ = done.send(failed.clone().map_or(Ok(()), Err));
+            answer(Some(done), failed.clone().map_or(Ok(()), Err));
         }
         if ended {
             return;
         }
+    }
+}
+
+fn answer(done: Option<oneshot::Sender<Result<(), JournalError>>>, result: Result<(), JournalError>) {
+    if let Some(done) = done {
+        // Whoever no longer waits may read it later.
+        let _ = done.send(result);
     }
 }
 
@@ -379,5 +414,35 @@ fn kept(saw: Saw) -> Saw {
         }
         Saw::NotSent => Saw::NotSent,
         Saw::NoResponse => Saw::NoResponse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a barrier that failed nobody knows what is on the disk, so nothing is sent any more.
+    #[tokio::test]
+    async fn l01_nothing_begins_without_its_barrier() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let begin = || {
+            let intent = Intent::post("http://api.example/").operation("o").json("{}").build().unwrap();
+            let new = Some(Box::new(intent));
+            Begin { operation: "o".to_owned(), new, scope: [0; 16], act: Act::Attempt, at_ms: 1 }
+        };
+        let journal = Journal::open_on(folder.path(), &System, |_| Err(io::Error::other("no disk"))).unwrap();
+        for _ in 0..2 {
+            let refused = journal.begin(begin()).await;
+            assert!(matches!(&refused, Err(JournalError::Broken(why)) if why == "no disk"), "{refused:?}");
+        }
+        assert!(matches!(journal.list().await, Err(JournalError::Broken(_))));
+        drop(journal);
+        // Perhaps it is there: it must not be taken for new.
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(journal.list().await.unwrap().len(), 1);
+        assert!(matches!(
+            journal.known("o").await.unwrap(),
+            Some(Known { listed: Listed { state: State::Open, .. }, .. })
+        ));
     }
 }

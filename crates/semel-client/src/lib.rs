@@ -25,7 +25,7 @@
 //!
 //! The key is minted when the [`Intent`] is built and attempts only borrow it: it does not compile to change it.
 //!
-//! ```compile_fail
+//! ```compile_fail,E0616
 //! # use semel_client::{Intent, Key};
 //! let mut intent = Intent::post("https://api.example/orders").json("{}").build().unwrap();
 //! intent.key = Key::v4();
@@ -35,6 +35,11 @@
 //! answers of an API mean is in the tables of [`semel_core::retry`].
 
 #![warn(missing_docs)]
+
+/// The first example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod client;
 mod http_client;
@@ -47,11 +52,11 @@ mod surroundings;
 
 pub use client::{Client, SendError, SendFailure};
 pub use http_client::{Http, HttpError};
-pub use intent::{CountedKeys, Intent, IntentBuilder, IntentError, Key, KeyError};
+pub use intent::{CountedKeys, Intent, IntentBuilder, IntentError, Key, KeyError, is_credential};
 pub use journal::{Journal, JournalError, Listed, State};
 pub use outcome::{Outcome, Rejection, Resource, Unresolved};
 pub use semel_core::{
     policy::Preset,
     retry::{Event, Reply, Saw},
 };
-pub use surroundings::{Surroundings, System};
+pub use surroundings::{Step, Surroundings, System};

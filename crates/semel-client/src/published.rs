@@ -23,6 +23,7 @@ struct Retry {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as the document has them")]
 struct Times {
     replay_for: f64,
     remember_for: f64,

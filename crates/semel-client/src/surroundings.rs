@@ -14,6 +14,23 @@ pub trait Surroundings: Send + Sync + 'static {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     /// A number from `at_least` to `at_most`, each as likely as any other.
     fn draw(&self, at_least: u64, at_most: u64) -> u64;
+    /// Told where it is: every place that a crash could tell from its neighbours. Does nothing unless a test makes it.
+    fn reached(&self, step: Step) {
+        let _ = step;
+    }
+}
+
+/// The places in an exchange that a crash could tell from their neighbours.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// Nothing is written down.
+    BeforeJournal,
+    /// It is written down that it begins, durably; nothing is sent.
+    BeforeSend,
+    /// What came of it is known, and not written down.
+    AfterReply,
+    /// What came of it is on its way to the journal; nobody was told.
+    AfterJournal,
 }
 
 /// Those of the system; needs a tokio runtime.

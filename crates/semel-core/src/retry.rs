@@ -248,7 +248,7 @@ impl<'t, 'a> Walk<'t, 'a> {
 
     fn attempt(&mut self, at_ms: u64, saw: &Saw) {
         let open = self.open_since_ms.is_some();
-        let rule = self.table.rules.iter().find(|rule| rule.when.holds(saw, open));
+        let rule = self.table.rules().iter().find(|rule| rule.when.holds(saw, open));
         let conclusion = &rule.expect("the last rule matches everything").then;
         self.otherwise = None;
         match conclusion.proves {
@@ -304,10 +304,7 @@ impl<'t, 'a> Walk<'t, 'a> {
         let open = self.open_since_ms.is_some() && !matches!(self.next, Next::Done(..));
         let judged = |verdict, (why, say): Why<'t>| Judged { verdict, why, say, open };
         // Stopping is a failure only where nothing can have happened.
-        let stop = |resumable, why| match open {
-            true => judged(Verdict::Undecided, why),
-            false => judged(Verdict::GiveUp { resumable }, why),
-        };
+        let stop = |resumable, why| judged(if open { Verdict::Undecided } else { Verdict::GiveUp { resumable } }, why);
         let read = |(at_least_ms, at_most_ms), why| {
             let path = self.route.resource(self.operation.key).expect("reads follow only where there is a resource");
             judged(Verdict::Read { path, at_least_ms, at_most_ms }, why)

@@ -4,6 +4,7 @@
 //! (`h02_`, `k05_`, `sc01_`) cover that case of the conformance list; `peers_12_` covers the twelfth bug found in peers.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod call;
 mod concurrency;
 mod crash;
 mod expiry;

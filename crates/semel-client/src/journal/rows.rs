@@ -1,6 +1,6 @@
 //! The tables of a journal, and the way into them and out.
 
-use std::path::Path;
+use std::{collections::HashSet, fs::File, path::Path};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -19,8 +19,7 @@ const FORMAT: i64 = 1;
 const SCHEMA: &str = "
 CREATE TABLE journal (secret BLOB NOT NULL) STRICT;
 CREATE TABLE intent (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
-    operation TEXT NOT NULL UNIQUE,
+    operation TEXT PRIMARY KEY,
     key TEXT NOT NULL,
     given_key INTEGER NOT NULL,
     preset TEXT NOT NULL,
@@ -36,31 +35,31 @@ CREATE TABLE intent (
     why TEXT NOT NULL,
     state_ms INTEGER NOT NULL,
     UNIQUE (target, key)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE event (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
-    operation TEXT NOT NULL,
+    operation TEXT,
+    n INTEGER,
     act TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
     end_ms INTEGER,
     status INTEGER,
     headers BLOB,
     content BLOB,
-    checksum INTEGER
-) STRICT;
-CREATE INDEX event_of ON event (operation, n);
+    checksum INTEGER,
+    PRIMARY KEY (operation, n)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Opens the database: a torn tail of its log is dropped by SQLite, a damaged file is refused.
-pub(super) fn open(folder: &Path) -> Result<Connection, JournalError> {
+/// Also its log, whose barrier is the caller's.
+pub(super) fn open(folder: &Path) -> Result<(Connection, File), JournalError> {
     let wrong = |error: &rusqlite::Error| format(folder, error);
     let connection = Connection::open(folder.join("journal.sqlite")).map_err(|error| wrong(&error))?;
     let found: i64 = (|| {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        // One barrier per commit: what a commit said is on the disk.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "fullfsync", "ON")?;
+        // SQLite's own barriers are those that keep the database whole; what a commit said waits for the caller's.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_query_value(None, "user_version", |row| row.get(0))
     })()
     .map_err(|error| wrong(&error))?;
@@ -88,7 +87,11 @@ pub(super) fn open(folder: &Path) -> Result<Connection, JournalError> {
     if check != "ok" {
         return Err(JournalError::Format { folder: folder.to_owned(), why: check });
     }
-    Ok(connection)
+    // The log is there from the first read on until the connection is closed. That it is there must be durable, too.
+    let log = File::options().write(true).open(folder.join("journal.sqlite-wal"));
+    let log = log.and_then(|log| File::open(folder)?.sync_all().map(|()| log));
+    let log = log.map_err(|error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() })?;
+    Ok((connection, log))
 }
 
 pub(super) fn format(folder: &Path, error: &rusqlite::Error) -> JournalError {
@@ -110,6 +113,10 @@ pub(super) fn forget(connection: &Connection, before_ms: u64) -> rusqlite::Resul
     transaction.commit()?;
     // Compaction costs a copy of the file: only when there is something to win.
     if forgotten > 1000 { connection.execute_batch("VACUUM") } else { Ok(()) }
+}
+
+pub(super) fn operations(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    connection.prepare("SELECT operation FROM intent")?.query_map([], |row| row.get(0))?.collect()
 }
 
 pub(super) fn forget_one(connection: &Connection, operation: &str) -> Result<bool, JournalError> {
@@ -140,12 +147,17 @@ pub(super) fn begin(connection: &Connection, begin: &Begin) -> Result<Begun, Jou
         Act::Attempt => "attempt",
         Act::Read => "read",
     };
-    let insert = "INSERT INTO event (operation, act, at_ms) VALUES (?1, ?2, ?3)";
+    add(connection, &begin.operation, act, begin.at_ms).map(|n| Begun::Yes(EventId(n)))
+}
+
+/// One more event of an operation, and its number.
+fn add(connection: &Connection, operation: &str, act: &str, at_ms: u64) -> Result<i64, JournalError> {
+    let insert = "INSERT INTO event (operation, n, act, at_ms) \
+                  SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3 FROM event WHERE operation = ?1 RETURNING n";
     connection
         .prepare_cached(insert)
-        .and_then(|mut statement| statement.insert(params![begin.operation, act, int(begin.at_ms)]))
+        .and_then(|mut statement| statement.query_row(params![operation, act, int(at_ms)], |row| row.get(0)))
         .map_err(broken)
-        .map(|n| Begun::Yes(EventId(n)))
 }
 
 /// A new operation; one by the same name that is over is replaced, events and all.
@@ -173,17 +185,24 @@ fn insert(connection: &Connection, intent: &Intent, begin: &Begin) -> rusqlite::
     Ok(())
 }
 
-pub(super) fn end(connection: &Connection, event: i64, end_ms: u64, saw: &Saw) -> Result<(), JournalError> {
+pub(super) fn end(
+    connection: &Connection,
+    operation: &str,
+    event: i64,
+    end_ms: u64,
+    saw: &Saw,
+) -> Result<(), JournalError> {
     let (status, headers, content) = match saw {
         Saw::NotSent => (NOT_SENT, Vec::new(), &[][..]),
         Saw::NoResponse => (NO_RESPONSE, Vec::new(), &[][..]),
         Saw::Reply(reply) => (i64::from(reply.status.as_u16()), headers_to_bytes(&reply.headers), &reply.content[..]),
     };
-    let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 WHERE n = ?1";
+    let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 \
+                  WHERE n = ?1 AND operation = ?7";
     let checksum = checksum([&status.to_le_bytes()[..], &headers, content]);
     connection
         .prepare_cached(update)
-        .and_then(|mut s| s.execute(params![event, int(end_ms), status, headers, content, checksum]))
+        .and_then(|mut s| s.execute(params![event, int(end_ms), status, headers, content, checksum, operation]))
         .map_err(broken)
         .map(|_| ())
 }
@@ -193,12 +212,7 @@ const NOT_SENT: i64 = -1;
 const NO_RESPONSE: i64 = -2;
 
 pub(super) fn resumed(connection: &Connection, operation: &str, at_ms: u64) -> Result<(), JournalError> {
-    let insert = "INSERT INTO event (operation, act, at_ms) VALUES (?1, 'resumed', ?2)";
-    connection
-        .prepare_cached(insert)
-        .and_then(|mut s| s.execute(params![operation, int(at_ms)]))
-        .map_err(broken)
-        .map(|_| ())
+    add(connection, operation, "resumed", at_ms).map(|_| ())
 }
 
 pub(super) fn stands(
@@ -229,7 +243,7 @@ pub(super) fn known(connection: &Connection, operation: &str) -> Result<Option<K
 }
 
 pub(super) fn all(connection: &Connection) -> Result<Vec<Known>, JournalError> {
-    let query = format!("{INTENT} ORDER BY n");
+    let query = format!("{INTENT} ORDER BY created_ms, operation");
     let mut statement = connection.prepare_cached(&query).map_err(broken)?;
     let rows = statement.query_map([], |row| Ok(read(row))).map_err(broken)?;
     rows.map(|row| {

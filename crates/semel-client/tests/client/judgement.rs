@@ -204,6 +204,30 @@ async fn l10_a_machine_that_slept_through_the_window_sends_nothing() {
 }
 
 #[tokio::test]
+async fn l10_a_pause_that_outlasts_the_window_is_followed_by_nothing() {
+    let world = World::of([Step::Reset]);
+    world.still.oversleep_ms(86_400_000);
+    let outcome = world.client().send(&payment().build().unwrap()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Unresolved(_)), "{outcome:?}");
+    assert_eq!(world.api.attempts().len(), 1);
+}
+
+#[tokio::test]
+async fn l18_only_what_was_not_sent_did_not_happen() {
+    for (step, happened_not) in
+        [(Step::Refuse, true), (Step::Reset, false), (Step::Hang, false), (Step::BreakOff(400), false)]
+    {
+        let world = World::of([step.clone()]);
+        let outcome = world.client().attempts_max(1).send(&payment().build().unwrap()).await.unwrap();
+        match outcome {
+            Outcome::Rejected(no) => assert!(happened_not && no.resumable && no.reply.is_none(), "{step:?}: {no:?}"),
+            Outcome::Unresolved(open) => assert!(!happened_not, "{step:?}: {open:?}"),
+            Outcome::Fresh(_) | Outcome::Replayed(_) | Outcome::AlreadyExists(_) => panic!("{step:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn l12_one_id_is_one_operation() {
     let world = World::of([answer(200, YONNE_OK)]);
     let client = world.client();
@@ -347,7 +371,7 @@ proptest! {
             };
             let mut outcome = client.send(&intent.build().unwrap()).await.unwrap();
             for _ in 0..resumptions {
-                outcome = client.resume_operation(&client.journal().list().await.unwrap()[0].intent.operation().to_owned()).await.unwrap();
+                outcome = client.resume_operation(client.journal().list().await.unwrap()[0].intent.operation()).await.unwrap();
             }
             let seen = world.api.seen();
             let attempts = world.api.attempts();

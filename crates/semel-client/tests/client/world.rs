@@ -192,19 +192,25 @@ struct Moment {
     now_ms: u64,
     slept_ms: Vec<u64>,
     high: bool,
+    oversleep_ms: u64,
 }
 
 pub(crate) const START_MS: u64 = 1_750_000_000_000;
 
 impl Still {
     pub(crate) fn new() -> Still {
-        Still(Arc::new(Mutex::new(Moment { now_ms: START_MS, slept_ms: Vec::new(), high: true })))
+        Still(Arc::new(Mutex::new(Moment { now_ms: START_MS, slept_ms: Vec::new(), high: true, oversleep_ms: 0 })))
     }
 
     pub(crate) fn low() -> Still {
         let still = Still::new();
         still.0.lock().high = false;
         still
+    }
+
+    /// Every sleep lasts that much longer than asked for.
+    pub(crate) fn oversleep_ms(&self, ms: u64) {
+        self.0.lock().oversleep_ms = ms;
     }
 
     pub(crate) fn advance_ms(&self, ms: u64) {
@@ -226,7 +232,7 @@ impl Surroundings for Still {
         Box::pin(async move {
             let ms = u64::try_from(duration.as_millis()).unwrap();
             let mut moment = self.0.lock();
-            moment.now_ms += ms;
+            moment.now_ms += ms + moment.oversleep_ms;
             moment.slept_ms.push(ms);
         })
     }

@@ -1,6 +1,10 @@
 //! The judgement tables: what the answers of one API mean, as data that every client library reads.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,17 +18,24 @@ use crate::{
 };
 
 /// What the answers of one API mean. Valid by construction: [`Judgement::parse`] and [`Judgement::preset`] make one.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A clone is cheap.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Judgement {
+    table: Arc<Table>,
+    /// How long and how often to go on.
+    pub budget: Budget,
+}
+
+#[derive(PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
     preset: String,
     doc: String,
     routes: Vec<Route>,
-    /// How long and how often to go on.
-    pub budget: Budget,
+    budget: Budget,
     replayed: Vec<When>,
     log: LogFields,
-    pub(super) rules: Vec<Rule>,
+    rules: Vec<Rule>,
 }
 
 /// How long and how often a client goes on. All times in milliseconds.
@@ -296,7 +307,12 @@ pub struct TableError(String);
 impl Judgement {
     /// The table of a preset.
     pub fn preset(preset: Preset) -> Judgement {
-        Judgement::parse(Judgement::source(preset)).expect("a test reads every preset's table")
+        static TABLES: LazyLock<Vec<(Preset, Judgement)>> = LazyLock::new(|| {
+            let read = |preset| Judgement::parse(Judgement::source(preset)).expect("a test reads every preset's table");
+            Preset::ALL.into_iter().map(|preset| (preset, read(preset))).collect()
+        });
+        let table = TABLES.iter().find(|(known, _)| *known == preset);
+        table.expect("all of them are there").1.clone()
     }
 
     /// Its JSON.
@@ -313,12 +329,12 @@ impl Judgement {
 
     /// Reads a table, see `judgement/README.md`.
     pub fn parse(json: &str) -> Result<Judgement, TableError> {
-        let table: Judgement = serde_json::from_str(json).map_err(|error| TableError(error.to_string()))?;
+        let table: Table = serde_json::from_str(json).map_err(|error| TableError(error.to_string()))?;
         let wrong = |what: &str| Err(TableError(what.to_owned()));
         if !table.rules.last().is_some_and(|last| last.when == When::default()) {
             return wrong("the last rule must match everything");
         }
-        if !table.routes.last().is_some_and(|last| last.path.as_str() == "/*") {
+        if table.routes.last().is_none_or(|last| last.path.as_str() != "/*") {
             return wrong("the last route must match every path");
         }
         if let Some(what) = table.replayed.iter().find_map(When::wrong) {
@@ -342,33 +358,37 @@ impl Judgement {
         if pause_max_ms < pause_base_ms {
             return wrong("pause_max_ms must not be less than pause_base_ms");
         }
-        Ok(table)
+        Ok(Judgement { budget: table.budget, table: Arc::new(table) })
+    }
+
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.table.rules
     }
 
     /// The preset's name.
     pub fn name(&self) -> &str {
-        &self.preset
+        &self.table.preset
     }
 
     /// What the API does, in a sentence or two.
     pub fn doc(&self) -> &str {
-        &self.doc
+        &self.table.doc
     }
 
     /// Where contents have what every attempt logs.
     pub fn log(&self) -> &LogFields {
-        &self.log
+        &self.table.log
     }
 
     /// What the API does with keys on this path (without query).
     pub fn route(&self, path: &str) -> &Route {
         let path = normalise_path(path);
-        self.routes.iter().find(|route| route.path.matches(&path)).expect("the last route matches every path")
+        self.table.routes.iter().find(|route| route.path.matches(&path)).expect("the last route matches every path")
     }
 
     /// Whether an answer says that it is a replay.
     pub(super) fn is_replay(&self, saw: &Saw) -> bool {
-        self.replayed.iter().any(|when| when.holds(saw, false))
+        self.table.replayed.iter().any(|when| when.holds(saw, false))
     }
 }
 

@@ -178,14 +178,13 @@ fn every_rule_is_hit_by_a_vector() {
             walk.step(&event);
             match &event {
                 Event::Attempt { saw, .. } => {
-                    let at = table.rules.iter().position(|rule| rule.when.holds(saw, before)).expect("the last");
+                    let at = table.rules().iter().position(|rule| rule.when.holds(saw, before)).expect("the last");
                     hit.insert((vector.preset.clone(), at, "rule"));
                 }
                 Event::Read { .. } if asked && matches!(walk.next, Next::Follow(_)) => {
                     let Next::Follow(then) = walk.next else { continue };
-                    let of =
-                        |rule: &Rule| matches!(&rule.then.to, To::Read(otherwise) if std::ptr::eq(&**otherwise, then));
-                    let at = table.rules.iter().position(of).expect("the otherwise of a rule");
+                    let of = |rule: &Rule| matches!(&rule.then.to, To::Read(otherwise) if std::ptr::eq(otherwise.as_ref(), then));
+                    let at = table.rules().iter().position(of).expect("the otherwise of a rule");
                     hit.insert((vector.preset.clone(), at, "otherwise"));
                 }
                 Event::Read { .. } | Event::Resumed { .. } => {}
@@ -193,7 +192,7 @@ fn every_rule_is_hit_by_a_vector() {
         }
     }
     for preset in Preset::ALL {
-        for (at, rule) in Judgement::preset(preset).rules.iter().enumerate() {
+        for (at, rule) in Judgement::preset(preset).rules().iter().enumerate() {
             let name = preset.name().to_owned();
             assert!(hit.contains(&(name.clone(), at, "rule")), "{name}: no vector hits rule {at}, {}", rule.then.why);
             if matches!(rule.then.to, To::Read(_)) {
