@@ -7,7 +7,7 @@ use semel_core::wire::ProblemType;
 
 use crate::{
     cases::{Due, FAMILIES, PEER_BUGS, Tests},
-    shell,
+    shell, typescript,
 };
 
 /// What `generate` takes.
@@ -50,6 +50,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 type Render = fn() -> anyhow::Result<String>;
 
 const PAGES: &[(&str, Render)] = &[
+    ("clients/typescript/src/tables.ts", typescript::tables),
+    ("clients/typescript/src/says.ts", typescript::says),
     ("docs/reference/problems.md", problems),
     ("docs/reference/configuration.md", configuration),
     ("docs/reference/peers.md", peers),

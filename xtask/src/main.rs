@@ -10,6 +10,7 @@ mod shell;
 mod test;
 mod tidy;
 mod tools;
+mod typescript;
 
 use std::process::ExitCode;
 

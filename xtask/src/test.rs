@@ -3,6 +3,7 @@
 use crate::{
     shell,
     tools::{self, NeededBy},
+    typescript,
 };
 
 /// What `test` takes.
@@ -35,7 +36,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             tests.env(name, value);
         }
     }
-    shell::run(&mut tests)
+    shell::run(&mut tests)?;
+    // A filter is for the test programs.
+    if args.rest.is_empty() { typescript::test() } else { Ok(()) }
 }
 
 /// What the tests read to decide how far to go; each has a default that fits CI.

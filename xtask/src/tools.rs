@@ -75,6 +75,27 @@ const TOOLS: &[Tool] = &[
         purpose: "tests start a private server of it",
     },
     Tool {
+        name: "Node.js",
+        probes: &["node"],
+        package: "nodejs",
+        needed_by: NeededBy::Test,
+        purpose: "the TypeScript client's tests run in it",
+    },
+    Tool {
+        name: "npm",
+        probes: &["npm"],
+        package: "npm",
+        needed_by: NeededBy::Test,
+        purpose: "fetches what the TypeScript client is built with",
+    },
+    Tool {
+        name: "Chromium",
+        probes: &["chromium", "google-chrome"],
+        package: "chromium",
+        needed_by: NeededBy::Test,
+        purpose: "the TypeScript client's browser journal is tested in it",
+    },
+    Tool {
         name: "nginx",
         probes: &["nginx"],
         package: "nginx-light",

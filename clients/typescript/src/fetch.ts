@@ -121,8 +121,8 @@ function continued({ entry, secrets }: Intent, before: Entry | undefined): Inten
   if (!before) return { entry, secrets };
   const anotherKey = entry.given && entry.key !== before.key;
   const changed = entry.fingerprint !== before.fingerprint || entry.preset !== before.preset;
-  // Nothing happened and it is over: a corrected one under the same name is a new one.
-  if (before.state === "rejected" && (anotherKey || changed)) return { entry, secrets };
+  // It is known that nothing happened: a corrected one under the same name is a new one.
+  if (["rejected", "stopped"].includes(before.state) && (anotherKey || changed)) return { entry, secrets };
   if (anotherKey) throw new SemelError("another-key", `operation ${operation} has another key, which never changes`);
   if (changed) throw edited(operation);
   return { entry: before, secrets };

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { judge, type Event, type Judged } from "semel";
+import { explain } from "semel/explain";
 import * as tables from "semel/tables";
 
 const FOLDER = new URL("../../../../crates/semel-core/judgement/", import.meta.url);
@@ -43,6 +44,7 @@ for (const file of readdirSync(new URL("vectors/", FOLDER))) {
       const table = { ...tables[preset], budget: { ...tables[preset].budget, ...budget } };
       const told = judge(table, { path, key }, history, now_ms);
       assert.deepEqual(told, expect, `${file}: ${name}`);
+      assert.notEqual(explain(table, told.why), told.why, `${file}: ${name}: every reason is said for people, too`);
     }
   });
 }
