@@ -51,6 +51,7 @@ type Render = fn() -> anyhow::Result<String>;
 
 const PAGES: &[(&str, Render)] = &[
     ("clients/typescript/src/tables.ts", typescript::tables),
+    ("clients/typescript/src/logs.ts", typescript::logs),
     ("clients/typescript/src/says.ts", typescript::says),
     ("docs/reference/problems.md", problems),
     ("docs/reference/configuration.md", configuration),

@@ -26,12 +26,13 @@ pub(crate) fn test() -> anyhow::Result<()> {
     shell::run(Command::new("npm").args(["test", "--loglevel=error"]).current_dir(&folder))
 }
 
-/// `src/tables.ts`: the tables without what only people read.
+/// `src/tables.ts`: the tables without what only people and logs read.
 pub(crate) fn tables() -> anyhow::Result<String> {
     let mut page = format!("{BY_HAND}\nimport type {{ Table }} from \"./judge.js\";\n");
     for preset in Preset::ALL {
         let mut table = table(preset)?;
         let doc = table.remove("doc").unwrap_or_default();
+        table.remove("log");
         for rule in rules(&mut table) {
             strip(rule);
         }
@@ -51,6 +52,20 @@ pub(crate) fn tables() -> anyhow::Result<String> {
         }
         page.push_str("};\n");
     }
+    Ok(page)
+}
+
+/// `src/logs.ts`: where the contents of each API have what is logged.
+pub(crate) fn logs() -> anyhow::Result<String> {
+    let mut page = format!(
+        "{BY_HAND}\nimport type {{ LogFields }} from \"./log.js\";\n\n\
+         export const LOGS: {{ [preset: string]: LogFields }} = {{\n"
+    );
+    for preset in Preset::ALL {
+        let log = table(preset)?.remove("log").unwrap_or_default();
+        writeln!(page, "  {}: {log},", preset.name())?;
+    }
+    page.push_str("};\n");
     Ok(page)
 }
 
@@ -89,6 +104,10 @@ fn rules(table: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String
 fn strip(conclusion: &mut Map<String, Value>) {
     conclusion.remove("say");
     conclusion.remove("rows");
+    // What is not there is false.
+    if conclusion.get("resumable") == Some(&Value::Bool(false)) {
+        conclusion.remove("resumable");
+    }
     if let Some(otherwise) = conclusion.get_mut("otherwise").and_then(Value::as_object_mut) {
         strip(otherwise);
     }

@@ -1,20 +1,4 @@
-/**
- * Why an operation was not sent, or not sent on. None of these is an answer about its effect: if it was sent before, it
- * stays open in the journal.
- *
- * - `target`: not an absolute http or https address.
- * - `operation`: an id that is none.
- * - `key-form`, `key-counts`: a key that no API takes, or one that counts attempts (every retry would be a new operation).
- * - `key-header`: the header that the key is sent in was given; use the option `key`.
- * - `too-large`: more content than {@link CONTENT_BYTES_MAX}.
- * - `not-an-object`, `another-key`: the API takes the key as a member of the content, and that is no JSON object, or has
- *   another key there; or the operation is known with another key.
- * - `edited`: the operation is known with another target or content, and it happened or may have happened.
- * - `key-taken`: the key belongs to another operation.
- * - `other-credentials`: it may have happened under other credentials, and with these the API would not recognise it.
- * - `no-such-operation`: there is nothing to resume.
- * - `journal-locked`, `journal-unusable`, `journal-format`, `journal-damaged`, `journal-broken`: the journal.
- */
+/** Why an operation was not sent, or not sent on; `explain` of `semel/explain` says it for people. */
 export type ErrorCode =
   | "target"
   | "operation"
@@ -34,16 +18,20 @@ export type ErrorCode =
   | "journal-damaged"
   | "journal-broken";
 
-/** A mistake of the caller, or a journal that cannot be used. */
+/**
+ * A mistake of the caller, or a journal that cannot be used. It is no answer about the effect of an operation: one that
+ * was sent before stays open in the journal.
+ */
 export class SemelError extends Error {
   override name = "SemelError";
 
   constructor(
     /** The reason, as a stable word. */
     readonly code: ErrorCode,
-    message: string,
+    /** What it is about, such as the operation's id. */
+    about: string,
     options?: ErrorOptions,
   ) {
-    super(message, options);
+    super(`${code}: ${about}`, options);
   }
 }

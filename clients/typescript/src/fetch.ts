@@ -96,7 +96,8 @@ export async function idempotentFetch(url: string | URL, init: RequestInit, opti
   const { journal, policy, clock = system } = options;
   const intent = await intentOf(url, init, options, clock.now());
   const { operation, fingerprint, key, given } = intent.entry;
-  const { flying } = memoryOf(journal);
+  const flying = flights.get(journal) ?? new Map<string, Flight>();
+  flights.set(journal, flying);
   const same = JSON.stringify([fingerprint, policy.preset, given && key, intent.secrets]);
   let flight = flying.get(operation);
   // A double click: one promise.
@@ -123,13 +124,9 @@ function continued({ entry, secrets }: Intent, before: Entry | undefined): Inten
   const changed = entry.fingerprint !== before.fingerprint || entry.preset !== before.preset;
   // It is known that nothing happened: a corrected one under the same name is a new one.
   if (["rejected", "stopped"].includes(before.state) && (anotherKey || changed)) return { entry, secrets };
-  if (anotherKey) throw new SemelError("another-key", `operation ${operation} has another key, which never changes`);
-  if (changed) throw edited(operation);
+  if (anotherKey) throw new SemelError("another-key", operation);
+  if (changed) throw new SemelError("edited", operation);
   return { entry: before, secrets };
-}
-
-function edited(operation: string): SemelError {
-  return new SemelError("edited", `operation ${operation} was another request: a changed one is a new operation`);
 }
 
 /**
@@ -143,13 +140,13 @@ export async function resume({ policy, id, headers = {}, signal, ...common }: Re
     const wanted = id === undefined ? state === "open" || state === "unresolved" : operation === id;
     return wanted && tables.some((table) => table.preset === preset);
   });
-  if (id !== undefined && !open.length) throw noSuch(id);
+  if (id !== undefined && !open.length) throw new SemelError("no-such-operation", id);
   const one = async ({ operation }: Entry): Promise<Resumed> => {
     try {
       const end = await journal.turn(operation, async () => {
         // It may have ended, or be forgotten, while another one had the turn.
         const entry = await journal.get(operation);
-        if (!entry) throw noSuch(operation);
+        if (!entry) throw new SemelError("no-such-operation", operation);
         const given = [...new Headers(typeof headers === "function" ? headers(entry) : headers)];
         const secrets = given.filter(([name]) => isSecret(name));
         return run(common, { entry, secrets }, tables, signal);
@@ -162,10 +159,6 @@ export async function resume({ policy, id, headers = {}, signal, ...common }: Re
   const resumed: Resumed[] = [];
   while (open.length) resumed.push(...(await Promise.all(open.splice(0, RESUMED_AT_ONCE_MAX).map(one))));
   return resumed;
-}
-
-function noSuch(operation: string): SemelError {
-  return new SemelError("no-such-operation", `the journal has no operation ${operation} of these policies`);
 }
 
 /** How a run ended. */
@@ -189,7 +182,7 @@ async function run(
     const last = history.at(-1);
     // Once a retry is at stake, within the window that the API publishes.
     if (last && (last.act || !isSuccess(last.status))) {
-      const window_ms = await publishedWindow(entry, fetch, memoryOf(journal).published);
+      const window_ms = await publishedWindow(entry, fetch);
       if (window_ms !== undefined) {
         budget.window_ms = window_ms;
         // A short window would otherwise be all margin.
@@ -198,15 +191,15 @@ async function run(
     }
     return judge(table, { path: new URL(url).pathname, key: entry.key }, history, clock.now());
   };
-  const stands = (state: State, why: string): boolean => {
-    const changed = entry.state !== state || entry.why !== why;
-    if (changed) Object.assign(entry, { state, why, state_ms: clock.now() });
-    return changed;
+  const stands = async (state: State, why: string): Promise<void> => {
+    Object.assign(entry, { state, why, state_ms: clock.now() });
+    await journal.put(entry);
   };
   const conclude = async (judged: Judged): Promise<End> => {
     const { verdict, resumable, why } = judged;
     const state = verdict === "done" ? verdict : verdict === "undecided" ? "unresolved" : resumable ? "stopped" : "rejected";
-    if (stands(state, why)) await journal.put(entry);
+    // Told again, it stays where it was, and since when.
+    if (entry.state !== state || entry.why !== why) await stands(state, why);
     return [entry, judged];
   };
 
@@ -216,12 +209,7 @@ async function run(
     // Over, and told again; a crash can come between the last answer and this.
     if (judged.verdict === "done" || (judged.verdict === "rejected" && !judged.resumable)) return conclude(judged);
     const scope = await scopeOf(entry.key, url, secrets);
-    if (judged.open && scope !== entry.scope) {
-      throw new SemelError(
-        "other-credentials",
-        `operation ${operation} may have happened under other credentials: resume it with those`,
-      );
-    }
+    if (judged.open && scope !== entry.scope) throw new SemelError("other-credentials", operation);
     entry.scope = scope;
     history.push({ act: "resumed", at_ms: clock.now() });
   }
@@ -241,9 +229,8 @@ async function run(
     const event: Event = { at_ms: clock.now() };
     if (path) event.act = "read";
     history.push(event);
-    stands("open", "");
     // Before the first byte leaves: a crash from here on is an attempt that may have happened.
-    await journal.put(entry);
+    await stands("open", "");
     Object.assign(event, await exchange(fetch, table, entry, secrets, path, signal), { end_ms: clock.now() });
     const next = await judgeNow();
     log?.({ entry, table, judged: next, secrets });
@@ -295,49 +282,39 @@ async function exchange(
 function result([entry, judged]: End): Result {
   const { verdict, why, open, resumable } = judged;
   const outcome = judged.outcome!;
-  const act = outcome === "already-exists" ? "read" : "attempt";
-  const seen = entry.history.filter((event) => (event.act ?? "attempt") === act).at(-1);
-  const told: Result = {
+  const seen = entry.history.findLast(({ act }) => act === (outcome === "already-exists" ? "read" : undefined));
+  const { status, headers = {} } = seen ?? {};
+  return {
     outcome,
     happened: verdict === "done",
     id: entry.operation,
     key: entry.key,
     why,
     open,
-    resumable: outcome === "unresolved" || !!resumable,
+    resumable: resumable ?? outcome === "unresolved",
+    ...(status && {
+      response: new Response([204, 205, 304].includes(status) ? null : toBytes(seen!), { status, headers }),
+    }),
   };
-  if (seen?.status !== undefined) {
-    const { status, headers = {} } = seen;
-    const content = [204, 205, 304].includes(status) ? null : toBytes(seen);
-    told.response = new Response(content, { status, headers });
-  }
-  return told;
 }
 
 /** Whether not one byte left, which only Node says: no address was found, or no connection was made. */
 function isNotSent(error: unknown): boolean {
-  const cause = (error as { cause?: unknown } | undefined)?.cause;
-  const all = cause instanceof AggregateError ? cause.errors : [cause];
-  return all.length > 0 && all.every((one: { code?: string; syscall?: string } | undefined) => {
-    return one && (one.code === "UND_ERR_CONNECT_TIMEOUT" || /^(connect|getaddrinfo)$/.test(one.syscall ?? ""));
-  });
+  type Cause = { code?: string; syscall?: string; errors?: Cause[] } | undefined;
+  const isConnect = (cause: Cause): boolean =>
+    cause?.errors?.length
+      ? cause.errors.every(isConnect)
+      : cause?.code === "UND_ERR_CONNECT_TIMEOUT" || /^(connect|getaddrinfo)$/.test(cause?.syscall ?? "");
+  return isConnect((error as { cause?: Cause } | undefined)?.cause);
 }
 
-/** What is known of a journal's operations and APIs while the process lives. */
-interface Memory {
-  /** Operations on their way. */
-  flying: Map<string, { same: string; end: Promise<End> }>;
-  /** What each API publishes, by its origin; null where it publishes nothing. */
-  published: Map<string, unknown>;
+/** A run on its way: of one journal, under the id of its operation. */
+interface Flight {
+  same: string;
+  end: Promise<End>;
 }
 
-const memories = new WeakMap<Journal, Memory>();
-
-function memoryOf(journal: Journal): Memory {
-  const memory = memories.get(journal) ?? { flying: new Map(), published: new Map() };
-  memories.set(journal, memory);
-  return memory;
-}
+const flights = new WeakMap<Journal, Map<string, Flight>>();
 
 /** Timers hold no more. */
 const SLEEP_MS_MAX = 2 ** 31 - 1;

@@ -36,33 +36,31 @@ export async function intentOf(
   const request = new Request(url, { method: "POST", ...rest });
   const target = new URL(request.url);
   target.hash = "";
-  if (!/^https?:$/.test(target.protocol)) throw new SemelError("target", `${url} is no http or https address`);
+  if (!/^https?:$/.test(target.protocol)) throw new SemelError("target", target.href);
   const content = new Uint8Array(await request.arrayBuffer());
-  if (content.length > CONTENT_BYTES_MAX) {
-    throw new SemelError("too-large", `the content has more than ${CONTENT_BYTES_MAX} bytes`);
-  }
+  if (content.length > CONTENT_BYTES_MAX) throw new SemelError("too-large", `${content.length} bytes`);
   const place = routeOf(policy, target.pathname).key;
   const headers: [string, string][] = [];
   const secrets: [string, string][] = [];
   for (const [name, value] of request.headers) {
     if ("header" in place && name === place.header.toLowerCase()) {
-      throw new SemelError("key-header", `${name} holds the key: use the option key`);
+      throw new SemelError("key-header", name);
     }
     (isSecret(name) ? secrets : headers).push([name, value]);
   }
-  if (key !== undefined) checkKey(key, countedKeys);
   const fingerprint = await digest([request.method, target.href, headers], content);
-  let text = fromBytes(content);
+  const kept = fromBytes(content);
   let given = key !== undefined;
   if ("member" in place) {
-    const member = await keyInContent(place.member, key, countedKeys, policy.preset, text.content);
-    ({ key, given } = member);
-    text = { content: member.content };
+    const before = kept.content;
+    [key, kept.content] = keyInContent(place.member, key, policy.preset, before);
+    given ||= kept.content === before;
   }
   key ??= keyV7(now_ms);
+  checkKey(key, countedKeys);
   const operation = id ?? key;
   if (!/^\P{Cc}+$/u.test(operation) || new TextEncoder().encode(operation).length > OPERATION_BYTES_MAX) {
-    throw new SemelError("operation", `an id has 1 to ${OPERATION_BYTES_MAX} bytes and no control characters`);
+    throw new SemelError("operation", operation);
   }
   const entry: Entry = {
     operation,
@@ -73,7 +71,7 @@ export async function intentOf(
     url: target.href,
     headers,
     ...(init.credentials && { credentials: init.credentials }),
-    ...text,
+    ...kept,
     fingerprint,
     scope: await scopeOf(key, target.href, secrets),
     created_ms: now_ms,
@@ -86,43 +84,28 @@ export async function intentOf(
 }
 
 /** The key that the content names; where it names none, one is minted and put first, every other byte as it was. */
-async function keyInContent(
-  place: string,
-  key: string | undefined,
-  counted: "refuse" | "allow",
-  preset: string,
-  content: string | undefined,
-): Promise<{ key: string; given: boolean; content: string }> {
+function keyInContent(place: string, key: string | undefined, preset: string, content = ""): [key: string, content: string] {
   const object = parse(content);
-  if (content === undefined || !isObject(object)) {
-    throw new SemelError("not-an-object", `the key is the member ${place} of a JSON object`);
-  }
+  if (!isObject(object)) throw new SemelError("not-an-object", place);
   const there = pointer(object, place);
   const name = place.slice(1);
   // A member deeper down, or one that is not an id that a client may choose, must be there already.
-  const mintable = there === undefined && preset === "etherfuse" && !name.includes("/");
-  if (mintable) {
-    const given = key !== undefined;
+  if (there === undefined && preset === "etherfuse" && !name.includes("/")) {
     key ??= crypto.randomUUID();
-    const at = content.indexOf("{") + 1;
-    const comma = Object.keys(object).length === 0 ? "" : ",";
-    const member = `${JSON.stringify(name)}:${JSON.stringify(key)}${comma}`;
-    return { key, given, content: content.slice(0, at) + member + content.slice(at) };
+    const member = JSON.stringify({ [name]: key }).slice(1, -1) + (Object.keys(object).length ? "," : "");
+    return [key, content.replace("{", () => "{" + member)];
   }
-  if (typeof there !== "string" || (key !== undefined && key !== there)) {
-    throw new SemelError("another-key", `the member ${place} is no text, or another key`);
-  }
-  checkKey(there, counted);
-  return { key: there, given: true, content };
+  if (typeof there !== "string" || there !== (key ?? there)) throw new SemelError("another-key", place);
+  return [there, content];
 }
 
 /** Throws `key-form` or `key-counts` where a text is not a key. */
 export function checkKey(key: string, counted: "refuse" | "allow"): void {
   if (!/^[!-~]([ -~]*[!-~])?$/.test(key) || key.length > KEY_BYTES_MAX) {
-    throw new SemelError("key-form", `a key has 1 to ${KEY_BYTES_MAX} printable ASCII characters, no space around it`);
+    throw new SemelError("key-form", key);
   }
   if (counted === "refuse" && /(^|[^a-z0-9])(attempt|retry|try)[-_.:#=]*\d+$/i.test(key)) {
-    throw new SemelError("key-counts", "the key counts attempts: every retry would be a new operation");
+    throw new SemelError("key-counts", key);
   }
 }
 
@@ -166,7 +149,7 @@ export function scopeOf(key: string, url: string, secrets: [string, string][]): 
 export function isSecret(name: string): boolean {
   return (
     name !== "idempotency-key" &&
-    /authorization|cookie|token|secret|password|api-key|apikey|signature/.test(name)
+    /authorization|cookie|token|secret|password|api-?key|signature/.test(name)
   );
 }
 

@@ -109,7 +109,7 @@ export function oldestFirst(entries: Entry[]): Entry[] {
 }
 
 export function keyTaken(holder: string): SemelError {
-  return new SemelError("key-taken", `this key belongs to operation ${holder}: every operation needs a key of its own`);
+  return new SemelError("key-taken", holder);
 }
 
 /** Turns within one process. */

@@ -71,7 +71,6 @@ export interface Table {
   routes: readonly Route[];
   budget: Budget;
   replayed: readonly When[];
-  log: { reference: readonly string[]; order_id: readonly string[]; tracking_id: readonly string[] };
   rules: readonly Rule[];
 }
 

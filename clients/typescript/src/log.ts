@@ -1,4 +1,5 @@
 import type { Entry } from "./journal.js";
+import { LOGS } from "./logs.js";
 import { isSuccess, parse, pointer, type Judged, type Table } from "./judge.js";
 
 /** What is told of every exchange: the six fields that support asks for (E34), and what follows. Never a secret. */
@@ -20,6 +21,16 @@ export interface LogLine {
   happened: boolean;
 }
 
+/** JSON Pointers: the first member that is there counts. */
+export interface LogFields {
+  /** In the request: the caller's own id. */
+  reference: string[];
+  /** In the response. */
+  order_id: string[];
+  /** In the response. */
+  tracking_id: string[];
+}
+
 /** Of an error's content, no more than this is logged, in characters. */
 const ERROR_MAX = 4096;
 
@@ -38,15 +49,16 @@ export function lines(log: (line: LogLine) => void): (told: Told) => void {
 }
 
 function line({ entry, table, judged, secrets }: Told): LogLine {
+  const fields = LOGS[table.preset]!;
   const event = entry.history.at(-1)!;
   const act = event.act === "read" ? "read" : "attempt";
   const { status, failure = "no-response", content } = event;
   const clean = (text: string): string => redacted(text, secrets);
   return {
-    merchant_reference_id: clean(member(entry.content, table.log.reference) ?? entry.operation),
+    merchant_reference_id: clean(member(entry.content, fields.reference) ?? entry.operation),
     idempotency_key: entry.key,
-    order_id: clean(member(content, table.log.order_id) ?? ""),
-    tracking_id: clean(member(content, table.log.tracking_id) ?? ""),
+    order_id: clean(member(content, fields.order_id) ?? ""),
+    tracking_id: clean(member(content, fields.tracking_id) ?? ""),
     status: status === undefined ? failure : `${status}`,
     error: status === undefined || isSuccess(status) ? "" : clean(content ?? ""),
     operation: entry.operation,

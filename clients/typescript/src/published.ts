@@ -16,11 +16,13 @@ interface Route {
   times_seconds: { replay_for: number; remember_for: number; unknown_for: number };
 }
 
+/** What each API publishes, by its origin, for as long as the process lives; null where it publishes nothing. */
+const known = new Map<string, unknown>();
+
 /** The window of an operation in milliseconds, if its API publishes one. */
 export async function publishedWindow(
   { url, method }: Entry,
   fetch: typeof globalThis.fetch,
-  known: Map<string, unknown>,
 ): Promise<number | undefined> {
   const { origin, pathname } = new URL(url);
   if (!known.has(origin)) {
@@ -48,7 +50,7 @@ export function windowOf(document: unknown, method: string, path: string): numbe
     if (!route) return undefined;
     const { replay_for, remember_for, unknown_for } = route.times_seconds;
     const seconds = Math.min(route.retry.on_expired === "refuse" ? remember_for : replay_for, unknown_for);
-    return seconds >= 0 && seconds < Infinity ? Math.floor(seconds * 1000) : undefined;
+    return seconds >= 0 ? Math.floor(seconds * 1000) : undefined;
   } catch {
     return undefined;
   }
