@@ -9,6 +9,7 @@ use crate::{
     cases::{Due, FAMILIES, PEER_BUGS, Tests},
     shell,
     sources::ROWS,
+    typescript,
 };
 
 /// What `generate` takes.
@@ -79,6 +80,9 @@ fn tables() -> anyhow::Result<Vec<(String, String)>> {
 type Render = fn() -> anyhow::Result<String>;
 
 const PAGES: &[(&str, Render)] = &[
+    ("clients/typescript/src/tables.ts", typescript::tables),
+    ("clients/typescript/src/logs.ts", typescript::logs),
+    ("clients/typescript/src/says.ts", typescript::says),
     ("docs/reference/problems.md", problems),
     ("docs/reference/configuration.md", configuration),
     ("docs/reference/peers.md", peers),

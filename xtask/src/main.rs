@@ -12,6 +12,7 @@ mod sources;
 mod test;
 mod tidy;
 mod tools;
+mod typescript;
 
 use std::process::ExitCode;
 

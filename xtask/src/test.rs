@@ -3,6 +3,7 @@
 use crate::{
     python, shell,
     tools::{self, NeededBy},
+    typescript,
 };
 
 /// What `test` takes.
@@ -37,7 +38,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     shell::run(&mut tests)?;
     // A filter is for the test programs.
-    if args.rest.is_empty() { python::test() } else { Ok(()) }
+    if args.rest.is_empty() {
+        python::test()?;
+        typescript::test()?;
+    }
+    Ok(())
 }
 
 /// What the tests read to decide how far to go; each has a default that fits CI.

@@ -116,7 +116,7 @@ const TOOLS: &[Tool] = &[
         probes: &["node"],
         package: "nodejs",
         needed_by: NeededBy::Test,
-        purpose: "runs the clients that the vendors' pages show against the sandbox",
+        purpose: "runs the TypeScript client's tests, and the clients that the vendors' pages show",
     },
     Tool {
         name: "Python with venv",
@@ -125,6 +125,20 @@ const TOOLS: &[Tool] = &[
         package: "python3-venv",
         needed_by: NeededBy::Test,
         purpose: "runs what judges the sandbox's OpenAPI documents, and the Python client's tests",
+    },
+    Tool {
+        name: "npm",
+        probes: &["npm"],
+        package: "npm",
+        needed_by: NeededBy::Test,
+        purpose: "fetches what the TypeScript client is built with",
+    },
+    Tool {
+        name: "Chromium",
+        probes: &["chromium", "google-chrome"],
+        package: "chromium",
+        needed_by: NeededBy::Test,
+        purpose: "the TypeScript client's browser journal is tested in it",
     },
     Tool {
         name: "nginx",

@@ -1,0 +1,37 @@
+/** No content of a request or a response is larger (16 MiB). */
+export const CONTENT_BYTES_MAX = 16 << 20;
+
+/** Bytes as a journal keeps them. */
+export function fromBytes(bytes: Uint8Array): { content?: string; base64?: string } {
+  try {
+    return { content: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes) };
+  } catch {
+    return { base64: base64(bytes) };
+  }
+}
+
+export function base64(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
+
+/** As they were. */
+export function toBytes({ content = "", base64 }: { content?: string; base64?: string }): Uint8Array<ArrayBuffer> {
+  if (base64 === undefined) return new TextEncoder().encode(content) as Uint8Array<ArrayBuffer>;
+  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+}
+
+/** All of a content; throws if it broke off or is too long. */
+export async function whole(response: Response, bytes_max: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  const reader = response.body?.getReader();
+  for (let read; reader && !(read = await reader.read()).done; ) {
+    length += read.value.length;
+    if (length > bytes_max) {
+      await reader.cancel();
+      throw new Error("the content is too long");
+    }
+    chunks.push(read.value);
+  }
+  return new Uint8Array(await new Blob(chunks as BlobPart[]).arrayBuffer());
+}

@@ -1,0 +1,132 @@
+// Where operations survive. A journal only keeps entries and takes turns; what they mean is decided elsewhere.
+
+import type { Event } from "./judge.js";
+import { SemelError } from "./error.js";
+
+/**
+ * Where an operation stands: it runs or was interrupted; it happened; it did not, and is over; it did not, and may be
+ * resumed once the cause is mended; nobody knows whether it happened.
+ */
+export type State = "open" | "done" | "rejected" | "stopped" | "unresolved";
+
+/** An operation: what is sent for it, none of which ever changes, and what happened to it. Plain JSON. */
+export interface Entry {
+  /** The caller's own name for it; the key unless another one was given. */
+  operation: string;
+  key: string;
+  /** Whether the caller chose the key: then another one for the same operation is a mistake. */
+  given: boolean;
+  preset: string;
+  method: string;
+  url: string;
+  /** Without credentials, which no journal keeps. */
+  headers: [name: string, value: string][];
+  /** Whether a browser sends its cookies along. */
+  credentials?: RequestCredentials;
+  /** The exact content if it is UTF-8, else in base64. */
+  content?: string;
+  base64?: string;
+  /** By this, two requests with one id are the same one; a key that was minted does not count. */
+  fingerprint: string;
+  /** A digest of the credentials that it was last sent with. */
+  scope: string;
+  created_ms: number;
+  state: State;
+  /** Why, as a stable word; empty while it runs. */
+  why: string;
+  /** Since when. */
+  state_ms: number;
+  history: Event[];
+}
+
+/** Where operations survive: `memoryJournal()`, `fileJournal()` of `semel/node`, `webJournal()` of `semel/web`. */
+export interface Journal {
+  /** One operation, or undefined. */
+  get(operation: string): Promise<Entry | undefined>;
+  /**
+   * Keeps an entry in place of the one with the same operation, as durably as the journal can when it resolves. Rejects
+   * with `key-taken`, and keeps nothing, if another operation has the same key at the same address.
+   */
+  put(entry: Entry): Promise<void>;
+  /** All of them, the oldest first. */
+  list(): Promise<Entry[]>;
+  /** Forgets one. Only what is over, or what a person looked up, is safe to forget. */
+  forget(operation: string): Promise<void>;
+  /** Runs `run` while nobody else who shares this journal has a turn with this operation. */
+  turn<T>(operation: string, run: () => Promise<T>): Promise<T>;
+}
+
+/** What is over is forgotten after this time (30 days). */
+export const OVER_KEPT_MS = 30 * 24 * 60 * 60 * 1000;
+
+/** Whether an entry is so old that it is forgotten. */
+export function isForgotten({ state, state_ms }: Entry, now_ms: number): boolean {
+  return (state === "done" || state === "rejected") && state_ms < now_ms - OVER_KEPT_MS;
+}
+
+/** Entries in memory, by operation and by key. */
+export class Entries {
+  readonly #entries = new Map<string, Entry>();
+  readonly #claims = new Map<string, string>();
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** A copy: what a caller does to it changes nothing here. */
+  get(operation: string): Entry | undefined {
+    const entry = this.#entries.get(operation);
+    return entry && structuredClone(entry);
+  }
+
+  /** Throws `key-taken`, and changes nothing, where the key belongs to another operation. */
+  put(entry: Entry): void {
+    const holder = this.#claims.get(claim(entry));
+    if (holder !== undefined && holder !== entry.operation) throw keyTaken(holder);
+    const before = this.#entries.get(entry.operation);
+    if (before) this.#claims.delete(claim(before));
+    this.#claims.set(claim(entry), entry.operation);
+    this.#entries.set(entry.operation, structuredClone(entry));
+  }
+
+  delete(operation: string): void {
+    const entry = this.#entries.get(operation);
+    if (entry) this.#claims.delete(claim(entry));
+    this.#entries.delete(operation);
+  }
+
+  list(): Entry[] {
+    return oldestFirst([...this.#entries.values()].map((entry) => structuredClone(entry)));
+  }
+}
+
+function claim({ url, key }: Entry): string {
+  return `${key}\n${url}`;
+}
+
+export function oldestFirst(entries: Entry[]): Entry[] {
+  return entries.sort((one, other) => one.created_ms - other.created_ms);
+}
+
+export function keyTaken(holder: string): SemelError {
+  return new SemelError("key-taken", holder);
+}
+
+/** Turns within one process. */
+export class Turns {
+  readonly #last = new Map<string, Promise<unknown>>();
+
+  async take<T>(operation: string, run: () => Promise<T>): Promise<T> {
+    const before = this.#last.get(operation);
+    const mine = (async () => {
+      await before?.catch(() => {});
+      return run();
+    })();
+    this.#last.set(operation, mine);
+    try {
+      return await mine;
+    } finally {
+      if (this.#last.get(operation) === mine) this.#last.delete(operation);
+    }
+  }
+}
