@@ -7,7 +7,7 @@ The key is minted when the `Intent` is made; attempts only read it. What crosses
 `Client.resume` goes on with the same key and the same bytes. What the answers of an API mean is data: see `judge`.
 """
 
-from .client import AsyncClient, Client, Resumed
+from .client import AsyncClient, Client
 from .errors import (
     AnotherKey,
     Edited,
@@ -57,7 +57,6 @@ __all__ = [
     "Rejected",
     "Replayed",
     "Reply",
-    "Resumed",
     "SemelError",
     "SendError",
     "Surroundings",

@@ -23,10 +23,7 @@ from .outcome import Outcome
 from .surroundings import Surroundings
 from .transport import LimitedTransport
 
-__all__ = ["AsyncClient", "Client", "Resumed"]
-
-Resumed = dict[str, Outcome | SemelError]
-"""What became of each operation that was resumed, by its name; an error where it was not sent on."""
+__all__ = ["AsyncClient", "Client"]
 
 _T = TypeVar("_T")
 
@@ -101,10 +98,11 @@ class Client:
         with self._turn(intent.operation):
             return self._perform(self._engine.send(intent))
 
-    def resume(self) -> Resumed:
+    def resume(self) -> dict[str, Outcome | SemelError]:
         """Goes on, one after another, with everything that was interrupted or is unresolved, with the same keys and
-        bytes. What was stopped for a cause that somebody has to mend waits for `resume_operation` (L4)."""
-        resumed: Resumed = {}
+        bytes; tells what became of each, or why it was not sent on. What was stopped for a cause that somebody has to
+        mend waits for `resume_operation` (L4)."""
+        resumed: dict[str, Outcome | SemelError] = {}
         for operation in self._engine.open_operations():
             try:
                 resumed[operation] = self.resume_operation(operation)
@@ -204,9 +202,10 @@ class AsyncClient:
         async with self._turn(intent.operation):
             return await self._perform(self._engine.send(intent))
 
-    async def resume(self) -> Resumed:
+    async def resume(self) -> dict[str, Outcome | SemelError]:
         """Goes on, several at a time, with everything that was interrupted or is unresolved, with the same keys and
-        bytes. What was stopped for a cause that somebody has to mend waits for `resume_operation` (L4)."""
+        bytes; tells what became of each, or why it was not sent on. What was stopped for a cause that somebody has to
+        mend waits for `resume_operation` (L4)."""
         few = asyncio.Semaphore(self.RESUMED_AT_ONCE_MAX)
 
         async def one(operation: str) -> Outcome | SemelError:
