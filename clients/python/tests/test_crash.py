@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from killed import STEPS, AtOnce, intent
 from ledger import FAULTS, Ledger
 from test_journal import child_env
@@ -62,13 +63,15 @@ def test_e30_l02_l18_what_a_socket_can_do(tmp_path: Path, fault: str, saw: Any, 
 
 
 def test_e30_l02_over_tls_and_not_to_whom_nobody_trusts(tmp_path: Path) -> None:
-    certificate = Path(__file__).with_name("localhost.pem")
+    authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(tls)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
     with Ledger(tls=tls) as ledger:
         for transport, saw in [
             (None, "not-sent"),
-            (LimitedTransport(ssl.create_default_context(cafile=str(certificate))), 201),
+            (LimitedTransport(trusting), 201),
         ]:
             with Client(tmp_path, attempts_max=1, transport=transport, surroundings=AtOnce()) as client:
                 client.send(intent(ledger.url))
