@@ -2,15 +2,16 @@
 
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { SemelError, type Entry } from "semel";
+import { idempotentFetch, SemelError, type Entry } from "semel";
 import { fileJournal } from "semel/node";
+import { ietf } from "semel/tables";
 
 const CLIENT = fileURLToPath(new URL("client.js", import.meta.url));
 
@@ -146,6 +147,39 @@ function entry(operation: string, key: string): Entry {
   const moment = { created_ms: Date.now(), state: "open" as const, why: "", state_ms: Date.now() };
   return { operation, key, ...fixed, fingerprint: "f", scope: "s", ...moment, history: [{ at_ms: 1 }] };
 }
+
+test("l01 nothing is sent without its barrier, and nothing more after one that failed", () =>
+  withFolder(async (folder) => {
+    const probe = await open(join(folder, "probe"), "w");
+    const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> };
+    await probe.close();
+    const { datasync } = handles;
+    const journal = await fileJournal(folder);
+    let sent = 0;
+    const fetch = async () => new Response("{}", { status: ++sent && 201 });
+    const send = (id: string) => idempotentFetch("http://a/", {}, { journal, policy: ietf, id, fetch });
+    try {
+      let barriers = 0;
+      handles.datasync = async function () {
+        barriers++;
+        assert.equal(sent, barriers === 1 ? 0 : 1);
+        return datasync.call(this);
+      };
+      assert.equal((await send("order-1")).outcome, "fresh");
+      assert.equal(barriers, 2);
+      handles.datasync = () => Promise.reject(new Error("no disk"));
+      await assert.rejects(send("order-2"), { code: "journal-broken" });
+    } finally {
+      handles.datasync = datasync;
+    }
+    await assert.rejects(send("order-3"), { code: "journal-broken" });
+    assert.equal(sent, 1);
+    await journal.close();
+    // Perhaps it is there: it must not be taken for new.
+    const again = await fileJournal(folder);
+    assert.equal((await again.get("order-2"))?.state, "open");
+    await again.close();
+  }));
 
 test("l17 a torn tail is dropped, wherever it is torn; what was kept before stays", () =>
   withFolder(async (folder) => {

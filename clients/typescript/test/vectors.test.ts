@@ -50,3 +50,8 @@ for (const file of readdirSync(new URL("vectors/", FOLDER))) {
     }
   });
 }
+
+test("l09_l17 an attempt whose end nobody wrote down may have happened", () => {
+  const judged = judge(tables.ietf, { path: "/", key: "k" }, [{ at_ms: 1 }], 2);
+  assert.deepEqual([judged.verdict, judged.why, judged.open], ["retry", "no-response", true]);
+});
