@@ -77,12 +77,29 @@ function start(...args: string[]): { child: ChildProcess; end: Promise<{ lines: 
   let out = "";
   child.stdout!.on("data", (chunk: Buffer) => (out += chunk.toString()));
   const end = new Promise<{ lines: unknown[]; signal: string | null }>((done) =>
-    child.on("close", (_, signal) => done({ lines: out.split("\n").filter(Boolean).map((line) => JSON.parse(line)), signal })),
+    child.on("close", (_, signal) =>
+      done({
+        lines: out
+          .split("\n")
+          .filter(Boolean)
+          .map((line) => JSON.parse(line)),
+        signal,
+      }),
+    ),
   );
   return { child, end };
 }
 
-const steps = ["before-1", "after-1", "mid-send", "before-effect", "after-effect", "mid-receive", "before-2", "after-2"];
+const steps = [
+  "before-1",
+  "after-1",
+  "mid-send",
+  "before-effect",
+  "after-effect",
+  "mid-receive",
+  "before-2",
+  "after-2",
+];
 for (const step of steps) {
   test(`l01_l09_e5 killed at ${step}, resumed with the same key: one effect`, () =>
     withFolder(async (folder) => {
@@ -97,7 +114,10 @@ for (const step of steps) {
 
         const resumed = (await start(folder, url, "resume").end).lines;
         const nothingToResume = step === "before-1" || step === "after-2";
-        assert.deepEqual(resumed.map(({ happened }) => happened), nothingToResume ? [] : [true]);
+        assert.deepEqual(
+          resumed.map(({ happened }) => happened),
+          nothingToResume ? [] : [true],
+        );
         const [again] = (await start(folder, url, "send").end).lines;
         assert.ok(["fresh", "replayed"].includes(again.outcome), JSON.stringify(again));
         assert.deepEqual([...ledger.effects], [[`"${again.key}"`, 1]]);
@@ -217,7 +237,10 @@ test("l17 damage in the middle is refused, and so is what is newer", () =>
     await assert.rejects(fileJournal(folder), { code: "journal-format" });
     await writeFile(path, text);
     const mended = await fileJournal(folder);
-    assert.deepEqual((await mended.list()).map(({ key }) => key), ["k-1", "k-2"]);
+    assert.deepEqual(
+      (await mended.list()).map(({ key }) => key),
+      ["k-1", "k-2"],
+    );
     await mended.close();
   }));
 

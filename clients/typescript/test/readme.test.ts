@@ -14,7 +14,8 @@ test("the examples of the README compile", () => {
   const file = `${root}build/readme.ts`;
   writeFileSync(file, blocks.join("\n"));
   try {
-    const options = "--noEmit --strict --target es2022 --lib es2023,dom,dom.iterable --module nodenext --types node".split(" ");
+    const options =
+      "--noEmit --strict --target es2022 --lib es2023,dom,dom.iterable --module nodenext --types node".split(" ");
     execFileSync(process.execPath, [`${root}node_modules/typescript/bin/tsc`, "--ignoreConfig", ...options, file], {
       cwd: root,
       encoding: "utf8",

@@ -1,5 +1,5 @@
-// The four source APIs as `semel sandbox` has them, under every fault: one record, and the truth about it. The program is
-// the one that SEMEL names; `cargo xtask test` does.
+// The four source APIs as `semel sandbox` has them, under every fault: one record, and the truth about it. The program
+// is the one that SEMEL names; `cargo xtask test` does.
 
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";

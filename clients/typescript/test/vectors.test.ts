@@ -34,7 +34,13 @@ test("the tables are those that every language has", () => {
 });
 
 /** A rule without what only people read. */
-function bare({ say, rows, resumable, otherwise, ...rule }: Partial<Conclusion> & { say?: string; rows?: string }): object {
+function bare({
+  say,
+  rows,
+  resumable,
+  otherwise,
+  ...rule
+}: Partial<Conclusion> & { say?: string; rows?: string }): object {
   return { ...rule, ...(resumable && { resumable }), ...(otherwise && { otherwise: bare(otherwise) }) };
 }
 
