@@ -57,7 +57,6 @@ const PUBLISHED_BYTES_MAX: usize = 1 << 20;
 /// Why an operation was not sent, or not sent on. None of these is an answer about its effect: if it was sent before, it
 /// stays open in the journal.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SendError {
     /// The journal.
     #[error(transparent)]

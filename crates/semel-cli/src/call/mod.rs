@@ -11,8 +11,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use semel_client::{
-    Client, CountedKeys, Http, Intent, Journal, JournalError, Key, Listed, Outcome, Preset, SendError, State,
-    is_credential,
+    Client, CountedKeys, Http, Intent, Journal, Key, Listed, Outcome, Preset, SendError, State, is_credential,
 };
 
 use crate::config::ConfigError;
@@ -37,7 +36,7 @@ const INTERRUPTED: u8 = 130;
 /// The key is minted once and kept in the journal before the first byte leaves. Whatever happens in between, a call with
 /// the same --id, or `semel resume`, goes on with the same key and the same bytes.
 #[derive(Args)]
-#[command(after_help = CALL_HELP)]
+#[command(after_help = call_help())]
 pub(crate) struct Call {
     /// The method, such as POST
     method: http::Method,
@@ -66,25 +65,23 @@ const EXITS: &str = "\
 Exit codes:
   0    it happened: the reply is on standard output, byte for byte
   1    this program failed; run it again
-  2    wrong command line
+  2    wrong command line, or not the operation that the journal knows by that name; nothing was sent
   3    it did not happen: mend the cause, then resume or send a corrected one; the last reply is on standard output
   4    nobody knows yet whether it happened: resume later, and never with another key
   130  interrupted; what was sent can be resumed";
 
-const CALL_HELP: &str = "\
+fn call_help() -> String {
+    format!(
+        "\
 Examples:
   semel call POST https://api.example/orders --json @order.json --id order-7
   semel call POST https://api.yonne.app/api/v1/external/create-order --preset yonne --json @order.json \\
       --header @credentials --id order-WEB-100245
   semel resume; semel journal show
 
-Exit codes:
-  0    it happened: the reply is on standard output, byte for byte
-  1    this program failed; run it again
-  2    wrong command line
-  3    it did not happen: mend the cause, then resume or send a corrected one; the last reply is on standard output
-  4    nobody knows yet whether it happened: resume later, and never with another key
-  130  interrupted; what was sent can be resumed";
+{EXITS}"
+    )
+}
 
 /// What sending takes.
 #[derive(Args)]
@@ -216,7 +213,7 @@ pub(crate) fn resume(args: &Resume) -> anyhow::Result<u8> {
         for (id, outcome) in resumed {
             let code = outcome.as_ref().map_or(FAILURE, exit);
             print!("{}", show::line(&id, &outcome));
-            eprintln!("semel: {id}: {}", said(&outcome));
+            eprintln!("semel: {id}: {}", outcome.as_ref().map_or_else(ToString::to_string, said));
             worst = if worst == FAILURE || code == FAILURE { FAILURE } else { worst.max(code) };
         }
         Ok(worst)
@@ -343,14 +340,8 @@ fn is_open(state: State) -> bool {
 
 /// Says how it ended and gives the reply.
 fn told(id: &str, journal: &Journal, outcome: Result<Outcome, SendError>) -> anyhow::Result<u8> {
+    let outcome = outcome.map_err(failure)?;
     eprintln!("semel: {id}: {}", said(&outcome));
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(SendError::Journal(error @ JournalError::Broken(_))) => {
-            return Err(anyhow!(error).context("what was sent may have happened; run it again"));
-        }
-        Err(error) => return Err(error.into()),
-    };
     if let Some(reply) = outcome.reply() {
         let mut out = std::io::stdout().lock();
         // Whoever closed it does not want it; the journal has it.
@@ -370,14 +361,26 @@ fn exit(outcome: &Outcome) -> u8 {
     }
 }
 
-fn said(outcome: &Result<Outcome, SendError>) -> String {
+fn said(outcome: &Outcome) -> String {
     match outcome {
-        Ok(Outcome::Fresh(reply)) => format!("done ({})", reply.status.as_u16()),
-        Ok(Outcome::Replayed(reply)) => format!("done before; the reply is that of then ({})", reply.status.as_u16()),
-        Ok(Outcome::AlreadyExists(resource)) => format!("done before; it is {}", resource.path),
-        Ok(Outcome::Rejected(no)) => format!("rejected ({}): {}", no.why, no.say),
-        Ok(Outcome::Unresolved(open)) => format!("unresolved ({}): {}", open.why, open.say),
-        Err(error) => error.to_string(),
+        Outcome::Fresh(reply) => format!("done ({})", reply.status.as_u16()),
+        Outcome::Replayed(reply) => format!("done before; the reply is that of then ({})", reply.status.as_u16()),
+        Outcome::AlreadyExists(resource) => format!("done before; it is {}", resource.path),
+        Outcome::Rejected(no) => format!("rejected ({}): {}", no.why, no.say),
+        Outcome::Unresolved(open) => format!("unresolved ({}): {}", open.why, open.say),
+    }
+}
+
+/// Whose mistake it is: the caller's is told as a wrong command line is.
+fn failure(error: SendError) -> anyhow::Error {
+    match error {
+        SendError::Journal(_) => error.into(),
+        SendError::Edited(_)
+        | SendError::AnotherKey(_)
+        | SendError::KeyTaken(_)
+        | SendError::OtherCredentials(_)
+        | SendError::NoSuchOperation(_)
+        | SendError::Header(_) => usage(error),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Act, Cut, Gate, Gateway, Origin, Reply, gateway, until, within};
+use crate::harness::{Act, Cut, Gate, Gateway, Origin, Part, Reply, gateway, until, within};
 
 struct World {
     origin: Origin,
@@ -178,6 +178,37 @@ async fn l09_killed_while_the_api_works_the_resumed_call_gets_the_first_reply() 
 }
 
 #[tokio::test]
+async fn l09_killed_while_it_receives_the_resumed_call_gets_the_whole_reply() {
+    let origin = Origin::start().await;
+    let gate = Gate::new();
+    let (held, asked) = (gate.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let whole = r#"{"order":7}"#;
+    origin.always(move |seen| match seen.method.as_str() {
+        "POST" if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => {
+            let parts = [Part::Bytes(b"{\"ord".to_vec()), Part::Wait(held.clone()), Part::Bytes(b"er\":7}".to_vec())];
+            Act::reply(Reply::new(201).chunked(parts))
+        }
+        "POST" => Act::refuse(Reply::json(201, whole).header("Idempotent-Replayed", "true")),
+        _ => Act::refuse(Reply::json(404, "{}")),
+    });
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().join("journal");
+    let mut command = semel(&["call", "POST", &format!("http://{}/orders", origin.addr), "--id", "order-7"]);
+    command.arg("--journal").arg(&journal).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    origin.arrived(1).await;
+    kill(&child, rustix::process::Signal::KILL);
+    let killed = within("it dies", child.wait_with_output()).await.unwrap();
+    assert_eq!(out(&killed), "", "half a reply is none");
+    gate.open();
+    let mut command = semel(&["resume", "order-7"]);
+    command.arg("--journal").arg(&journal);
+    let output = run(command).await;
+    assert_eq!((code(&output), out(&output).as_str()), (Some(0), whole), "{}", err(&output));
+    assert_eq!(origin.effects(), 1);
+}
+
+#[tokio::test]
 async fn ctrl_c_leaves_what_can_be_resumed_and_says_so() {
     let world = world().await;
     let gate = Gate::new();
@@ -234,8 +265,12 @@ async fn l10_l18_what_nobody_knows_is_exit_code_4() {
     let shown = out(&run(semel(&["journal", "show", "order-7", "--journal", journal.to_str().unwrap()])).await);
     assert!(shown.contains("unresolved"), "{shown}");
     // An edited one is refused (L13), and the program says so.
-    let edited = world.call(&["--json", "{}"]);
-    assert_eq!(code(&run(edited).await), Some(2), "--json twice");
+    let mut edited = semel(&["call", "POST", &world.url(), "--id", "order-7", "--json", r#"{"amount": 8}"#]);
+    edited.arg("--journal").arg(&journal);
+    let edited = run(edited).await;
+    assert_eq!(code(&edited), Some(2), "{}", err(&edited));
+    assert!(err(&edited).contains("a changed one is a new operation"), "{}", err(&edited));
+    assert_eq!(world.keys().len(), 1);
     let forgotten = run(semel(&["journal", "forget", "order-7", "--journal", journal.to_str().unwrap()])).await;
     assert_eq!(code(&forgotten), Some(0));
     assert_eq!(out(&run(world.resume(&["--list"])).await), "no operations\n");
