@@ -98,8 +98,7 @@ pub(crate) fn paths() -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-const NOT_OF_THE_PROJECT: &[&str] =
-    &["target", ".git", "node_modules", "dist", "build", "semel-data", "artifacts"];
+const NOT_OF_THE_PROJECT: &[&str] = &["target", ".git", "node_modules", "dist", "build", "semel-data", "artifacts"];
 
 fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
