@@ -1,5 +1,5 @@
-// An agent's tool: one key per tool call. A run that is repeated, or resumed after a crash, repeats its calls with their
-// ids and pays once; an agent that planned anew has other ids, and is told of the payment that is still open.
+// An agent's tool: one key per tool call. A run that is repeated, or resumed after a crash, repeats its calls with
+// their ids and pays once; an agent that planned anew has other ids, and is told of the payment that was made or is open.
 
 import { derivedKey, idempotentFetch, type Common, type Table } from "semel";
 

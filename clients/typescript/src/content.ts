@@ -25,11 +25,11 @@ export async function whole(response: Response, bytes_max: number): Promise<Uint
   const chunks: Uint8Array[] = [];
   let length = 0;
   const reader = response.body?.getReader();
-  for (let read; reader && !(read = await reader.read()).done; ) {
+  for (let read; reader && !(read = await reader.read()).done;) {
     length += read.value.length;
     if (length > bytes_max) {
       await reader.cancel();
-      throw new Error("the content is too long");
+      throw new Error();
     }
     chunks.push(read.value);
   }

@@ -15,8 +15,7 @@ const OWN: { [why: string]: string } = {
   "read-failed": "The resource could not be looked up.",
   "attempts-over": "It was tried as often as it may be in one run. Resume later.",
   "elapsed-over": "The next try would be later than one run may last. Resume later.",
-  "window-over":
-    "By the next try the API might have forgotten the key, and do it a second time. Look the resource up.",
+  "window-over": "By the next try the API might have forgotten the key, and do it a second time. Look the resource up.",
   interrupted: "It was interrupted. Resume it later.",
 };
 
@@ -49,7 +48,7 @@ const ERRORS: { [code in ErrorCode]: string } = {
   "journal-broken": "A write to the journal failed. Nothing more is written until it is opened again.",
 };
 
-/** Says for people why an operation ended so, or was refused: `explain(policy, result.why)`, `explain(policy, error.code)`. */
+/** Says for people why an operation ended so (`result.why`), or was refused (`error.code`). */
 export function explain({ preset }: Table, why: string): string {
   return SAYS[preset]?.[why] ?? OWN[why] ?? (ERRORS as { [code: string]: string })[why] ?? why;
 }

@@ -197,7 +197,8 @@ async function run(
   };
   const conclude = async (judged: Judged): Promise<End> => {
     const { verdict, resumable, why } = judged;
-    const state = verdict === "done" ? verdict : verdict === "undecided" ? "unresolved" : resumable ? "stopped" : "rejected";
+    const state =
+      verdict === "done" ? verdict : verdict === "undecided" ? "unresolved" : resumable ? "stopped" : "rejected";
     // Told again, it stays where it was, and since when.
     if (entry.state !== state || entry.why !== why) await stands(state, why);
     return [entry, judged];
@@ -213,12 +214,12 @@ async function run(
     entry.scope = scope;
     history.push({ act: "resumed", at_ms: clock.now() });
   }
-  for (let paused = false; ; ) {
+  for (let paused = false; ;) {
     const judged = await judgeNow();
-    const { verdict, open, at_least_ms, at_most_ms, path } = judged;
+    const { verdict, at_least_ms, at_most_ms, path } = judged;
     if (verdict !== "retry" && verdict !== "read") return conclude(judged);
     // The caller has seen enough: the operation stays as it is.
-    if (signal?.aborted) return [entry, { verdict: "undecided", why: "interrupted", open, outcome: "unresolved" }];
+    if (signal?.aborted) return [entry, { ...judged, verdict: "undecided", why: "interrupted", outcome: "unresolved" }];
     // After a pause it is judged again: a machine that slept may wake up after the window.
     if (at_least_ms! > 0 || (at_most_ms! > 0 && !paused)) {
       await clock.sleep(paused ? at_least_ms! : clock.draw(at_least_ms!, at_most_ms!), signal);
@@ -269,7 +270,9 @@ async function exchange(
     // A browser shows nothing of a redirect but that it is one.
     if (type === "opaqueredirect") return { status: 300 };
     const content = fromBytes(await whole(response, CONTENT_BYTES_MAX));
-    return { status, headers: Object.fromEntries(response.headers), ...content };
+    // Cookies are credentials, too.
+    const told = [...response.headers].filter(([name]) => !isSecret(name));
+    return { status, headers: Object.fromEntries(told), ...content };
   } catch (error) {
     return { failure: isNotSent(error) ? "not-sent" : "no-response" };
   } finally {
@@ -323,7 +326,6 @@ const system: Clock = {
   now: () => Date.now(),
   sleep: (ms, signal) =>
     new Promise((resolve) => {
-      if (signal?.aborted) return resolve();
       const done = (): void => {
         clearTimeout(timer);
         signal?.removeEventListener("abort", done);

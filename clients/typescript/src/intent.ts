@@ -84,7 +84,12 @@ export async function intentOf(
 }
 
 /** The key that the content names; where it names none, one is minted and put first, every other byte as it was. */
-function keyInContent(place: string, key: string | undefined, preset: string, content = ""): [key: string, content: string] {
+function keyInContent(
+  place: string,
+  key: string | undefined,
+  preset: string,
+  content = "",
+): [key: string, content: string] {
   const object = parse(content);
   if (!isObject(object)) throw new SemelError("not-an-object", place);
   const there = pointer(object, place);
@@ -121,16 +126,17 @@ export function keyV7(now_ms: number): string {
  */
 export async function derivedKey(id: string): Promise<string> {
   const name = new TextEncoder().encode(id);
-  const sum = new Uint8Array(await crypto.subtle.digest("SHA-1", new Uint8Array([...OPERATIONS, ...name]))).slice(0, 16);
+  const sum = new Uint8Array(await crypto.subtle.digest("SHA-1", new Uint8Array([...OPERATIONS, ...name]))).slice(
+    0,
+    16,
+  );
   sum[6] = (sum[6]! & 0x0f) | 0x50;
   sum[8] = (sum[8]! & 0x3f) | 0x80;
   return hex(sum).replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
 /** The UUID 21f75e72-7ca4-5088-9ac4-df4187d09ebf. */
-const OPERATIONS = [
-  0x21, 0xf7, 0x5e, 0x72, 0x7c, 0xa4, 0x50, 0x88, 0x9a, 0xc4, 0xdf, 0x41, 0x87, 0xd0, 0x9e, 0xbf,
-];
+const OPERATIONS = [0x21, 0xf7, 0x5e, 0x72, 0x7c, 0xa4, 0x50, 0x88, 0x9a, 0xc4, 0xdf, 0x41, 0x87, 0xd0, 0x9e, 0xbf];
 
 /** The header that the key is sent in, if it is not in the content. */
 export function keyHeader(policy: Table, { key, url }: Entry): [name: string, value: string] | undefined {
@@ -147,10 +153,7 @@ export function scopeOf(key: string, url: string, secrets: [string, string][]): 
 
 /** Whether a header by that name holds a secret, which no journal keeps. */
 export function isSecret(name: string): boolean {
-  return (
-    name !== "idempotency-key" &&
-    /authorization|cookie|token|secret|password|api-?key|signature/.test(name)
-  );
+  return name !== "idempotency-key" && /authorization|cookie|token|secret|password|api-?key|signature/.test(name);
 }
 
 /** SHA-256 of a list, whose JSON tells where it ends, and of what follows it. */

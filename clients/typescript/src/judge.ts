@@ -265,8 +265,8 @@ interface Content {
   text: string | undefined;
 }
 
-function readContent({ content, base64 }: Event): Content {
-  const text = base64 === undefined ? (content ?? "") : undefined;
+function readContent({ status, content = "", base64 }: Event): Content {
+  const text = status && base64 === undefined ? content : undefined;
   return { text, json: parse(text) };
 }
 
@@ -284,7 +284,8 @@ export function pointer(json: unknown, path: string): unknown {
   for (const token of path.split("/").slice(1)) {
     const name = token.replaceAll("~1", "/").replaceAll("~0", "~");
     // `length` is an own property of arrays and no element.
-    if (!(Array.isArray(json) ? /^(0|[1-9]\d*)$/.test(name) : isObject(json)) || !Object.hasOwn(json as object, name)) return;
+    if (!(Array.isArray(json) ? /^(0|[1-9]\d*)$/.test(name) : isObject(json)) || !Object.hasOwn(json as object, name))
+      return;
     json = (json as { [name: string]: unknown })[name];
   }
   return json;
@@ -311,7 +312,7 @@ function holds(when: When, event: Event, { json, text }: Content, open: boolean)
   const found: { [condition: string]: unknown[] } = {
     open: [open],
     failure: status ? [] : [event.failure ?? "no-response"],
-    status: status ? [`${status}`, `${status}`[0] + "xx"] : [],
+    status: [`${status}`, `${status}`[0] + "xx"],
     code: status! >= 400 && status! <= 599 ? [code] : [],
     text: typeof said === "string" ? [trim(said)] : [],
     retryable: isObject(json) ? [json.retryable] : [],
@@ -328,11 +329,11 @@ function holds(when: When, event: Event, { json, text }: Content, open: boolean)
   );
 }
 
-/** `Retry-After` (RFC 9110 section 10.2.3) in milliseconds from the end of the exchange; 0 where there is none to read. */
+/** `Retry-After` (RFC 9110 section 10.2.3) in milliseconds from the end of the exchange; 0 where there is none. */
 function askedPause(event: Event, end_ms: number): number {
   const text = field(event, "retry-after") ?? "";
   if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
-  const date = new Date(text);
+  const date_ms = Date.parse(text);
   // Of all the forms that Date reads, only the one that it writes back is an IMF-fixdate.
-  return !Number.isNaN(date.getTime()) && date.toUTCString() === text ? Math.max(0, date.getTime() - end_ms) : 0;
+  return new Date(date_ms).toUTCString() === text ? Math.max(0, date_ms - end_ms) || 0 : 0;
 }

@@ -71,7 +71,9 @@ function line({ entry, table, judged, secrets }: Told): LogLine {
 
 function member(content: string | undefined, pointers: readonly string[]): string | undefined {
   const json = parse(content);
-  const found = pointers.map((one) => pointer(json, one)).find((one) => typeof one === "string" || typeof one === "number");
+  const found = pointers
+    .map((one) => pointer(json, one))
+    .find((one) => typeof one === "string" || typeof one === "number");
   return found === undefined ? undefined : `${found}`;
 }
 

@@ -40,8 +40,8 @@ export async function publishedWindow(
 }
 
 /**
- * A key is safe to send again for as long as it is remembered; where an expired one executes afresh, only for as long as
- * replies are.
+ * A key is safe to send again for as long as it is remembered; where an expired one executes afresh, only for as long
+ * as replies are.
  */
 export function windowOf(document: unknown, method: string, path: string): number | undefined {
   try {

@@ -2,15 +2,16 @@
 
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { SemelError, type Entry } from "semel";
+import { idempotentFetch, SemelError, type Entry } from "semel";
 import { fileJournal } from "semel/node";
+import { ietf } from "semel/tables";
 
 const CLIENT = fileURLToPath(new URL("client.js", import.meta.url));
 
@@ -76,12 +77,29 @@ function start(...args: string[]): { child: ChildProcess; end: Promise<{ lines: 
   let out = "";
   child.stdout!.on("data", (chunk: Buffer) => (out += chunk.toString()));
   const end = new Promise<{ lines: unknown[]; signal: string | null }>((done) =>
-    child.on("close", (_, signal) => done({ lines: out.split("\n").filter(Boolean).map((line) => JSON.parse(line)), signal })),
+    child.on("close", (_, signal) =>
+      done({
+        lines: out
+          .split("\n")
+          .filter(Boolean)
+          .map((line) => JSON.parse(line)),
+        signal,
+      }),
+    ),
   );
   return { child, end };
 }
 
-const steps = ["before-1", "after-1", "mid-send", "before-effect", "after-effect", "mid-receive", "before-2", "after-2"];
+const steps = [
+  "before-1",
+  "after-1",
+  "mid-send",
+  "before-effect",
+  "after-effect",
+  "mid-receive",
+  "before-2",
+  "after-2",
+];
 for (const step of steps) {
   test(`l01_l09_e5 killed at ${step}, resumed with the same key: one effect`, () =>
     withFolder(async (folder) => {
@@ -96,7 +114,10 @@ for (const step of steps) {
 
         const resumed = (await start(folder, url, "resume").end).lines;
         const nothingToResume = step === "before-1" || step === "after-2";
-        assert.deepEqual(resumed.map(({ happened }) => happened), nothingToResume ? [] : [true]);
+        assert.deepEqual(
+          resumed.map(({ happened }) => happened),
+          nothingToResume ? [] : [true],
+        );
         const [again] = (await start(folder, url, "send").end).lines;
         assert.ok(["fresh", "replayed"].includes(again.outcome), JSON.stringify(again));
         assert.deepEqual([...ledger.effects], [[`"${again.key}"`, 1]]);
@@ -147,6 +168,39 @@ function entry(operation: string, key: string): Entry {
   return { operation, key, ...fixed, fingerprint: "f", scope: "s", ...moment, history: [{ at_ms: 1 }] };
 }
 
+test("l01 nothing is sent without its barrier, and nothing more after one that failed", () =>
+  withFolder(async (folder) => {
+    const probe = await open(join(folder, "probe"), "w");
+    const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> };
+    await probe.close();
+    const { datasync } = handles;
+    const journal = await fileJournal(folder);
+    let sent = 0;
+    const fetch = async () => new Response("{}", { status: ++sent && 201 });
+    const send = (id: string) => idempotentFetch("http://a/", {}, { journal, policy: ietf, id, fetch });
+    try {
+      let barriers = 0;
+      handles.datasync = async function () {
+        barriers++;
+        assert.equal(sent, barriers === 1 ? 0 : 1);
+        return datasync.call(this);
+      };
+      assert.equal((await send("order-1")).outcome, "fresh");
+      assert.equal(barriers, 2);
+      handles.datasync = () => Promise.reject(new Error("no disk"));
+      await assert.rejects(send("order-2"), { code: "journal-broken" });
+    } finally {
+      handles.datasync = datasync;
+    }
+    await assert.rejects(send("order-3"), { code: "journal-broken" });
+    assert.equal(sent, 1);
+    await journal.close();
+    // Perhaps it is there: it must not be taken for new.
+    const again = await fileJournal(folder);
+    assert.equal((await again.get("order-2"))?.state, "open");
+    await again.close();
+  }));
+
 test("l17 a torn tail is dropped, wherever it is torn; what was kept before stays", () =>
   withFolder(async (folder) => {
     const path = join(folder, "journal");
@@ -183,7 +237,10 @@ test("l17 damage in the middle is refused, and so is what is newer", () =>
     await assert.rejects(fileJournal(folder), { code: "journal-format" });
     await writeFile(path, text);
     const mended = await fileJournal(folder);
-    assert.deepEqual((await mended.list()).map(({ key }) => key), ["k-1", "k-2"]);
+    assert.deepEqual(
+      (await mended.list()).map(({ key }) => key),
+      ["k-1", "k-2"],
+    );
     await mended.close();
   }));
 

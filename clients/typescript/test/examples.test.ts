@@ -24,19 +24,24 @@ async function withApi(steps: Step[], run: (api: Api) => Promise<void>): Promise
 const common = () => ({ journal: memoryJournal(), clock: new Still() });
 
 test("axios: a lost response is retried with one key, and the answer is axios's", () =>
-  withApi(["reset", { status: 201, content: '{"id":"o-1"}' }, { status: 400 }, { status: 200, content: "[]" }], async (api) => {
-    const http = safeAxios({ ...common(), policy: ietf });
-    const order = () => http.post(`${api.url}/orders`, { amount: 7 }, { params: { shop: 1 }, intentId: "order-7" });
-    const [one, other] = await Promise.all([order(), order()]);
-    assert.deepEqual([one.status, one.data, other.data], [201, { id: "o-1" }, { id: "o-1" }]);
-    assert.equal(api.attempts.length, 2);
-    const [first, second] = api.attempts;
-    assert.deepEqual([first!.key, first!.content, first!.path], [second!.key, '{"amount":7}', "/orders?shop=1"]);
-    const refused = await http.post(`${api.url}/orders`, {}, { intentId: "order-8" }).catch((error: AxiosError) => error);
-    assert.ok(refused instanceof AxiosError && refused.code === "rejected" && refused.response!.status === 400);
-    // What has no name goes as before.
-    assert.deepEqual((await http.get(`${api.url}/orders`)).data, []);
-  }));
+  withApi(
+    ["reset", { status: 201, content: '{"id":"o-1"}' }, { status: 400 }, { status: 200, content: "[]" }],
+    async (api) => {
+      const http = safeAxios({ ...common(), policy: ietf });
+      const order = () => http.post(`${api.url}/orders`, { amount: 7 }, { params: { shop: 1 }, intentId: "order-7" });
+      const [one, other] = await Promise.all([order(), order()]);
+      assert.deepEqual([one.status, one.data, other.data], [201, { id: "o-1" }, { id: "o-1" }]);
+      assert.equal(api.attempts.length, 2);
+      const [first, second] = api.attempts;
+      assert.deepEqual([first!.key, first!.content, first!.path], [second!.key, '{"amount":7}', "/orders?shop=1"]);
+      const refused = await http
+        .post(`${api.url}/orders`, {}, { intentId: "order-8" })
+        .catch((error: AxiosError) => error);
+      assert.ok(refused instanceof AxiosError && refused.code === "rejected" && refused.response!.status === 400);
+      // What has no name goes as before.
+      assert.deepEqual((await http.get(`${api.url}/orders`)).data, []);
+    },
+  ));
 
 test("stripe-node: its keys, its errors, one charge", () =>
   withApi(
@@ -51,7 +56,10 @@ test("stripe-node: its keys, its errors, one charge", () =>
       const pay = () => stripe.paymentIntents.create({ amount: 7, currency: "eur" }, { idempotencyKey: "order-7" });
       assert.equal((await pay()).id, "pi_1");
       assert.equal((await pay()).id, "pi_1", "told again");
-      assert.deepEqual(api.attempts.map(({ key }) => key), ["order-7", "order-7"]);
+      assert.deepEqual(
+        api.attempts.map(({ key }) => key),
+        ["order-7", "order-7"],
+      );
       const declined = stripe.paymentIntents.create({ amount: 8, currency: "eur" }, { idempotencyKey: "order-8" });
       await assert.rejects(declined, Stripe.errors.StripeCardError);
     },

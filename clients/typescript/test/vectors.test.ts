@@ -34,7 +34,13 @@ test("the tables are those that every language has", () => {
 });
 
 /** A rule without what only people read. */
-function bare({ say, rows, resumable, otherwise, ...rule }: Partial<Conclusion> & { say?: string; rows?: string }): object {
+function bare({
+  say,
+  rows,
+  resumable,
+  otherwise,
+  ...rule
+}: Partial<Conclusion> & { say?: string; rows?: string }): object {
   return { ...rule, ...(resumable && { resumable }), ...(otherwise && { otherwise: bare(otherwise) }) };
 }
 
@@ -50,3 +56,8 @@ for (const file of readdirSync(new URL("vectors/", FOLDER))) {
     }
   });
 }
+
+test("l09_l17 an attempt whose end nobody wrote down may have happened", () => {
+  const judged = judge(tables.ietf, { path: "/", key: "k" }, [{ at_ms: 1 }], 2);
+  assert.deepEqual([judged.verdict, judged.why, judged.open], ["retry", "no-response", true]);
+});

@@ -24,8 +24,8 @@ export interface FileJournal extends Journal {
 }
 
 /**
- * Opens the journal in this folder, or begins one; recovers what a crash left; forgets operations that have been over for
- * `OVER_KEPT_MS`. One process at a time, on one machine: another one is told `journal-locked`.
+ * Opens the journal in this folder, or begins one; recovers what a crash left; forgets operations that have been over
+ * for `OVER_KEPT_MS`. One process at a time, on one machine: another one is told `journal-locked`.
  */
 export async function fileJournal(folder: string): Promise<FileJournal> {
   let lock: Lock;
@@ -97,7 +97,12 @@ async function rewrite(folder: string, entries: Entries): Promise<FileHandle> {
   const path = join(folder, "journal");
   const file = await open(`${path}.new`, "w", 0o600);
   try {
-    await file.writeFile(`${FORMAT}\n${entries.list().map((entry) => frame([entry])).join("")}`);
+    await file.writeFile(
+      `${FORMAT}\n${entries
+        .list()
+        .map((entry) => frame([entry]))
+        .join("")}`,
+    );
     await file.sync();
     await rename(`${path}.new`, path);
     const directory = await open(folder, "r");
@@ -168,7 +173,10 @@ class Log {
         if (this.length > 2 * this.live + WASTE_BYTES_MAX) await this.#rewrite();
       } catch (error) {
         // What is on the disk now nobody knows: nothing more is written until it is opened again.
-        this.#broken ??= new SemelError("journal-broken", `the journal cannot be written: ${String(error)}; open it again`);
+        this.#broken ??= new SemelError(
+          "journal-broken",
+          `the journal cannot be written: ${String(error)}; open it again`,
+        );
         group.forEach(({ failed }) => failed(this.#broken));
       }
     }

@@ -1,10 +1,10 @@
-// One process at a time in a folder. Node has no lock that the system frees when its holder dies, but a listening socket
-// is one: a connection to it is accepted for as long as its process lives, and refused afterwards.
+// One process at a time in a folder. Node has no lock that the system frees when its holder dies, but a listening
+// socket is one: a connection to it is accepted for as long as its process lives, and refused afterwards.
 //
 // Who wants the folder listens on a socket with a fresh name in it, and only then looks at all others: of any two, the
-// one that listens later sees the other one and gives up. Two at the same moment may both give up, and never both go on.
-// Only the holder deletes the sockets of the dead; so one that was taken for dead because it was slow to listen finds
-// either the holder alive or its own socket gone.
+// one that listens later sees the other one and gives up. Two at the same moment may both give up, and never both go
+// on. Only the holder deletes the sockets of the dead; so one that was taken for dead because it was slow to listen
+// finds either the holder alive or its own socket gone.
 
 import { createHash, randomBytes } from "node:crypto";
 import { readdir, realpath, rm, stat } from "node:fs/promises";
@@ -65,7 +65,9 @@ async function lockPipe(folder: string): Promise<Lock | undefined> {
 function listen(path: string): Promise<Server | undefined> {
   return new Promise((done, failed) => {
     const server = createServer((socket) => socket.destroy());
-    server.once("error", (error: NodeJS.ErrnoException) => (error.code === "EADDRINUSE" ? done(undefined) : failed(error)));
+    server.once("error", (error: NodeJS.ErrnoException) =>
+      error.code === "EADDRINUSE" ? done(undefined) : failed(error),
+    );
     server.listen({ path }, () => done(server.unref()));
   });
 }
