@@ -76,7 +76,7 @@ impl Watch {
             // A header's key is in no path; the policy does not allow it.
             KeyRule::Header { .. } => return None,
         };
-        let path = route.path.fill(&bound)?;
+        let path = route.scope_path_from(&bound)?;
         let scope = Scope { principal, method: route.methods.first()?.as_str(), path: &path };
         Some(Watch { route: Arc::clone(route), rule, owner: RecordKey::of(secret, &scope, &key) })
     }

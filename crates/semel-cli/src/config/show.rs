@@ -6,7 +6,7 @@ use semel_core::{
     fingerprint::FingerprintRule,
     guard::{GuardRule, Overriding, Source},
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
-    policy::{Effect, Preset, RoutePolicy},
+    policy::{Effect, PathTemplate, Preset, RoutePolicy},
     release::{ReleaseRule, Shows},
     wire::ProblemType,
 };
@@ -198,8 +198,8 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     );
     page.set(
         "resource",
-        text(route.resource.as_deref().unwrap_or_default()),
-        "a path with {key} in it, told in Location on a conflict; \"\": none",
+        text(route.resource.as_ref().map_or("", PathTemplate::as_str)),
+        "a path with {key} in it, told in Location on a conflict; routes of the same one share member keys; \"\": none",
     );
     page.table("[route.problems]");
     for kind in ProblemType::ALL {

@@ -409,7 +409,7 @@ fn every_setting_is_shown() {
         marker = "Idempotent-Replayed"                  # the header that says `true` on a replay
         replay_member = ""                              # a member set to true in replayed JSON; "": none
         headers_omitted = ["Date", "Set-Cookie"]        # response fields that are not kept
-        resource = ""                                   # a path with {key} in it, told in Location on a conflict; "": none
+        resource = ""                                   # a path with {key} in it, told in Location on a conflict; routes of the same one share member keys; "": none
 
         [route.problems]
         key-missing = { status = 400 }                  # An idempotency key is required
