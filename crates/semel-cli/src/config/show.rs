@@ -70,6 +70,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.set("store", text(words::store(gateway.store)), "embedded: in data; memory: forgotten when the process ends");
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
+    page.maybe(
+        "admin_token_file",
+        gateway.admin_token_file.as_ref().map(|path| text(&path.display().to_string())),
+        "a file with the token that operators show to release guards there: POST /v1/release",
+    );
     page.set(
         "publish_policy",
         text(words::publish_policy(gateway.publish_policy)),
