@@ -56,7 +56,10 @@ fn errors_name_file_line_column_member_and_what_would_be_right() {
           2 | admin = "on"
             |         ^^^^"#]],
     );
-    check_error("[gateway]\nadmin_token_file = \"/run/token\"\n", &expect!["semel.toml: gateway.admin_token_file is for the admin address, which is off: set gateway.admin too"]);
+    check_error(
+        "[gateway]\nadmin_token_file = \"/run/token\"\n",
+        &expect!["semel.toml: gateway.admin_token_file is for the admin address, which is off: set gateway.admin too"],
+    );
     check_error(
         "[gateway]\ndrain_max = \"soon\"\n",
         &expect![[r#"
