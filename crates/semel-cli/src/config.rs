@@ -53,6 +53,8 @@ pub(crate) struct Gateway {
     pub store: StoreKind,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
+    /// The file whose token lets operators release guards; without it nobody can.
+    pub admin_token_file: Option<PathBuf>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
     /// Who is asked before a kept reply is told, if anybody.
@@ -215,6 +217,7 @@ pub(crate) struct GatewaySettings {
     pub data: Option<PathBuf>,
     pub store: Option<StoreKind>,
     pub admin: Option<AdminText>,
+    pub admin_token_file: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
     pub authorize: Option<Question>,
     pub host: Option<HostRule>,
@@ -313,6 +316,12 @@ impl Config {
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
         let gateway = flags.over(document.gateway.unwrap_or_default()).build();
+        if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
+            return Err(complain(
+                None,
+                "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
+            ));
+        }
         Ok(Config { gateway, policy, preset })
     }
 }
@@ -336,6 +345,7 @@ impl GatewaySettings {
             data: self.data.or(base.data),
             store: self.store.or(base.store),
             admin: self.admin.or(base.admin),
+            admin_token_file: self.admin_token_file.or(base.admin_token_file),
             publish_policy: self.publish_policy.or(base.publish_policy),
             authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
@@ -365,6 +375,7 @@ impl GatewaySettings {
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
             store: self.store.unwrap_or(StoreKind::Embedded),
             admin: self.admin.and_then(|admin| admin.0),
+            admin_token_file: self.admin_token_file,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
             authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),

@@ -151,7 +151,7 @@ impl Admitted {
         };
         let path = normalise_path(head.path);
         let principal = policy.principal_of(secret, head);
-        let scope = Scope { principal, method: head.method.as_str(), path: &path };
+        let scope = Scope { principal, method: head.method.as_str(), path: &route.scope_path(&path) };
         let content_type = field(head.headers, &header::CONTENT_TYPE);
         let content_encoding = field(head.headers, &header::CONTENT_ENCODING);
         let request = Request {
@@ -164,7 +164,7 @@ impl Admitted {
         };
         let record_key = RecordKey::of(secret, &scope, &key);
         let fingerprint = Fingerprint::of(secret, &route.fingerprint, &request);
-        let resource = route.resource.as_ref().map(|template| template.replace("{key}", key.as_str()));
+        let resource = route.resource_at(&path, &key);
         let warning = key.is_stem().then_some(Warning::AttemptSuffix);
         let rule = route.guard.as_ref();
         let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));

@@ -59,6 +59,8 @@ pub struct ReplySource {
     pub method: Method,
     /// Its path, normalised.
     pub path: String,
+    /// The path that scopes the keys of its route.
+    pub scope_path: String,
     /// Where in the content its key is.
     pub key: Pointer,
     /// Which texts are keys of its route.
@@ -206,7 +208,7 @@ impl Part {
                 };
                 match key {
                     Ok(key) => {
-                        let scope = Scope { principal, method: source.method.as_str(), path: &source.path };
+                        let scope = Scope { principal, method: source.method.as_str(), path: &source.scope_path };
                         Part::Asked { record: RecordKey::of(secret, &scope, &key), source: source.clone() }
                     }
                     Err(why) => Part::Unreadable(format!("{why}{NOTHING}")),

@@ -1,5 +1,5 @@
-//! Observed releases: a response that passes shows that what a guard waits for is over, or that what filled a slot is
-//! dead (Q18).
+//! Releases: a response that passes shows that what a guard waits for is over, or that what filled a slot is dead (Q18), or
+//! an operator says so (E11).
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,11 +46,13 @@ pub struct Watch {
     owner: RecordKey,
 }
 
-/// What a response that shows a release is good for.
+/// What is to be released of an owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Nothing: the owner is younger than the request, or still runs, or is not there.
-    Nothing,
+    /// Nothing yet: the owner may still execute, or is younger than the request that shows that it is over.
+    NotOver,
+    /// Nothing: the owner holds no guard.
+    NoGuard,
     /// To release this guard, if its register names the owner.
     Guard(RecordKey),
     /// To release the owner's own record, which is the slot.
@@ -76,7 +78,7 @@ impl Watch {
             // A header's key is in no path; the policy does not allow it.
             KeyRule::Header { .. } => return None,
         };
-        let path = route.path.fill(&bound)?;
+        let path = route.scope_path_from(&bound)?;
         let scope = Scope { principal, method: route.methods.first()?.as_str(), path: &path };
         Some(Watch { route: Arc::clone(route), rule, owner: RecordKey::of(secret, &scope, &key) })
     }
@@ -107,21 +109,30 @@ impl Watch {
     /// What a shown release is good for. `since` is the time since the request that shows it began, measured when the owner
     /// had been found: what was written later is not what the origin looked at.
     pub fn judge(&self, owner: &Found, since: Duration) -> Verdict {
+        self.judge_over_for(owner, since.saturating_add(self.rule().after).saturating_add(AGE_UNIT))
+    }
+
+    /// What to release on the word of an operator, whatever responses show and `after` says: nothing of an owner that may
+    /// still execute (E11).
+    pub fn judge_by_operator(&self, owner: &Found) -> Verdict {
+        self.judge_over_for(owner, Duration::ZERO)
+    }
+
+    fn judge_over_for(&self, owner: &Found, needed: Duration) -> Verdict {
         let over_for = match &owner.record.phase {
             Phase::Completed { .. } | Phase::Unknown => Some(owner.age),
             // Its writer is dead, or gave up when the lease was over: so it is unknown since then, and what was asked for
             // earlier may not show what it still did.
             Phase::InFlight { .. } if owner.abandoned => Some(owner.age),
-            Phase::InFlight { lease } => owner.age.checked_sub(*lease),
+            Phase::InFlight { lease } => owner.age.checked_sub(lease.saturating_add(AGE_UNIT)),
             // A guard owns nothing.
             Phase::Held { .. } => None,
         };
-        let needed = since.saturating_add(self.rule().after).saturating_add(AGE_UNIT);
         if over_for.is_none_or(|over_for| over_for < needed) {
-            return Verdict::Nothing;
+            return Verdict::NotOver;
         }
         match &self.rule().shows {
-            Shows::HeldWhile(_) => owner.record.guard.map_or(Verdict::Nothing, Verdict::Guard),
+            Shows::HeldWhile(_) => owner.record.guard.map_or(Verdict::NoGuard, Verdict::Guard),
             Shows::DeadWhen(_) => Verdict::Slot,
         }
     }
@@ -186,19 +197,19 @@ mod tests {
         let guard_itself = || Phase::Held { owner: watches[0].owner(), resource: None };
         let over = Verdict::Guard(guard);
         let rows = [
-            (completed(), seconds(11), false, over),
-            (completed(), seconds(9), false, Verdict::Nothing),
-            (Phase::Unknown, seconds(11), false, over),
-            (Phase::Unknown, seconds(9), false, Verdict::Nothing),
-            (Phase::InFlight { lease }, seconds(34), false, Verdict::Nothing),
-            (Phase::InFlight { lease }, seconds(36), false, Verdict::Nothing),
-            (Phase::InFlight { lease }, seconds(44), false, Verdict::Nothing),
-            (Phase::InFlight { lease }, seconds(46), false, over),
-            (Phase::InFlight { lease }, seconds(11), true, over),
-            (Phase::InFlight { lease }, seconds(9), true, Verdict::Nothing),
-            (guard_itself(), seconds(99), false, Verdict::Nothing),
+            (completed(), seconds(11), false, over, over),
+            (completed(), seconds(9), false, Verdict::NotOver, over),
+            (Phase::Unknown, seconds(11), false, over, over),
+            (Phase::Unknown, seconds(9), false, Verdict::NotOver, over),
+            (Phase::InFlight { lease }, seconds(34), false, Verdict::NotOver, Verdict::NotOver),
+            (Phase::InFlight { lease }, seconds(36), false, Verdict::NotOver, over),
+            (Phase::InFlight { lease }, seconds(44), false, Verdict::NotOver, over),
+            (Phase::InFlight { lease }, seconds(46), false, over, over),
+            (Phase::InFlight { lease }, seconds(11), true, over, over),
+            (Phase::InFlight { lease }, seconds(9), true, Verdict::NotOver, over),
+            (guard_itself(), seconds(99), false, Verdict::NotOver, Verdict::NotOver),
         ];
-        for (phase, age, abandoned, verdict) in rows {
+        for (phase, age, abandoned, verdict, by_operator) in rows {
             let what = format!("{phase:?} at {age:?}");
             let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
             let record = Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard) };
@@ -206,6 +217,10 @@ mod tests {
             let owner = Found { stamp, age, abandoned, record };
             // The request that shows it began ten seconds ago.
             assert_eq!(watches[0].judge(&owner, seconds(10)), verdict, "{what}");
+            assert_eq!(watches[0].judge_by_operator(&owner), by_operator, "{what}");
+            let bare = Found { record: Record { guard: None, ..owner.record.clone() }, ..owner };
+            let nothing = if by_operator == over { Verdict::NoGuard } else { by_operator };
+            assert_eq!(watches[0].judge_by_operator(&bare), nothing, "{what}");
         }
     }
 }

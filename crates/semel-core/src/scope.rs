@@ -68,7 +68,8 @@ pub struct Scope<'a> {
     /// The method.
     pub method: &'a str,
     /// The normalised path ([`crate::admit::normalise_path`]), so that `/orders/1` and `/orders/2` are two operations
-    /// (`peers.md` #20). The route's template is left out: an operator who renames it, or puts another route in front,
+    /// (`peers.md` #20); of an id that a client supplies, the path of the resource that it names
+    /// ([`crate::policy::RoutePolicy::resource`]). The route's own template is left out: an operator who renames it, or puts another route in front,
     /// must not forget the keys that live.
     pub path: &'a str,
 }

@@ -35,9 +35,9 @@ use crate::{
     body::{Body, BoxError},
     drive::{Execution, LostCause, Told, drive, look},
     effect::{Lost, NotSent},
-    observe::Watched,
+    observe::{Released, Watched, release_by_operator},
     reply::{self, Content},
-    store::Store,
+    store::{Store, StoreError},
     waiters::Waiters,
 };
 
@@ -117,6 +117,15 @@ impl Semel {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// Releases a guard, or a dead slot, on the word of an operator (E11).
+    ///
+    /// `head` is a request whose response would show that release, with the headers that make its caller. What the policy
+    /// asks of such a response, and how old it asks the record to be, does not count; but a record that may still execute
+    /// keeps what it has. After an `Err` it may have been released: asking again is safe.
+    pub async fn release(&self, head: &Head<'_>) -> Result<Released, StoreError> {
+        release_by_operator(&self.0.store, &self.0.policy.watches(&self.0.secret, head)).await
     }
 
     /// How many executions run now.

@@ -12,6 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use semel_core::{
     policy::Policy,
+    record::ExchangeId,
     register::Swap,
     release::{Verdict, Watch},
     scope::Secret,
@@ -27,6 +28,43 @@ use crate::{
 
 /// How long a watched response may be held back: to read its content, and to release what it shows.
 const WATCH_MAX: Duration = Duration::from_secs(2);
+
+/// What came of a release.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Released {
+    /// The guard of this owner is free.
+    Guard(Owner),
+    /// The slot that this owner filled is free.
+    Slot(Owner),
+    /// Nothing.
+    Nothing(Unreleased),
+}
+
+/// Whose guard or slot was released.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The name of its route.
+    pub route: String,
+    /// Its exchange, as logs name it.
+    pub exchange: ExchangeId,
+}
+
+/// Why nothing was released; of several reasons the last of these is told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Unreleased {
+    /// No route has a release for such a request.
+    NotWatched,
+    /// There is no such record of this caller.
+    NoRecord,
+    /// The record is over and holds no guard.
+    NoGuard,
+    /// Another record holds the guard.
+    HeldByAnother,
+    /// Record or guard changed at that moment; whoever was faster is right.
+    Changed,
+    /// The request may still execute, or what shows that it is over is older than its record.
+    NotOver,
+}
 
 /// What the response to one request is watched for.
 #[derive(Debug)]
@@ -75,11 +113,16 @@ impl Watched {
         let until = Instant::now() + WATCH_MAX;
         let (body, content) = read(body, bytes_max, until).await;
         for watch in self.watches.iter().filter(|watch| content.as_ref().is_some_and(|c| watch.is_shown_by(c))) {
-            let released = timeout_at(until, release(store, watch, self.began)).await;
+            let judge = |owner: &Found| watch.judge(owner, self.began.elapsed());
+            let released = timeout_at(until, release(store, watch, judge)).await;
             let error = match released {
-                Ok(Ok(None)) => continue,
-                Ok(Ok(Some(what))) => {
-                    tracing::info!(target: "semel::guard", route = watch.route().name(), "{what} was released");
+                Ok(Ok(Released::Nothing(_))) => continue,
+                Ok(Ok(Released::Guard(owner))) => {
+                    tracing::info!(target: "semel::guard", route = owner.route, "a guard was released");
+                    continue;
+                }
+                Ok(Ok(Released::Slot(owner))) => {
+                    tracing::info!(target: "semel::guard", route = owner.route, "a slot was released");
                     continue;
                 }
                 Ok(Err(error)) => error,
@@ -96,22 +139,46 @@ fn can_show(status: StatusCode, headers: &http::HeaderMap) -> bool {
     status.is_success() && status != StatusCode::PARTIAL_CONTENT && reply::is_json(headers)
 }
 
-/// Releases what is shown, and says what that was.
-async fn release(store: &dyn Releasing, watch: &Watch, began: Instant) -> Result<Option<&'static str>, StoreError> {
-    let Some(owner) = store.load(watch.owner()).await? else { return Ok(None) };
-    let (swapped, what) = match watch.judge(&owner, began.elapsed()) {
-        Verdict::Nothing => return Ok(None),
-        Verdict::Slot => (store.delete(watch.owner(), &owner).await?, "a slot"),
+/// Releases the first of these that an operator may release.
+pub(crate) async fn release_by_operator(store: &dyn Releasing, watches: &[Watch]) -> Result<Released, StoreError> {
+    let mut why = Unreleased::NotWatched;
+    for watch in watches {
+        match release(store, watch, |owner| watch.judge_by_operator(owner)).await? {
+            Released::Nothing(other) => why = why.max(other),
+            done @ (Released::Guard(_) | Released::Slot(_)) => return Ok(done),
+        }
+    }
+    Ok(Released::Nothing(why))
+}
+
+/// Releases what `judge` says of the owner, and says what that was.
+async fn release(
+    store: &dyn Releasing,
+    watch: &Watch,
+    judge: impl Fn(&Found) -> Verdict + Send,
+) -> Result<Released, StoreError> {
+    let nothing = |why| Ok(Released::Nothing(why));
+    let Some(owner) = store.load(watch.owner()).await? else { return nothing(Unreleased::NoRecord) };
+    let (swapped, what): (_, fn(Owner) -> Released) = match judge(&owner) {
+        Verdict::NotOver => return nothing(Unreleased::NotOver),
+        Verdict::NoGuard => return nothing(Unreleased::NoGuard),
+        Verdict::Slot => (store.delete(watch.owner(), &owner).await?, Released::Slot),
         Verdict::Guard(key) => {
-            let Some(guard) = store.load(key).await?.filter(|guard| watch.holds(guard)) else { return Ok(None) };
+            let Some(guard) = store.load(key).await? else { return nothing(Unreleased::NoGuard) };
+            if !watch.holds(&guard) {
+                return nothing(Unreleased::HeldByAnother);
+            }
             // The owner again, after its guard: a new life of the owner would have stamped the guard anew before this.
             if store.load(watch.owner()).await?.is_none_or(|again| again.stamp != owner.stamp) {
-                return Ok(None);
+                return nothing(Unreleased::Changed);
             }
-            (store.delete(key, &guard).await?, "a guard")
+            (store.delete(key, &guard).await?, Released::Guard)
         }
     };
-    Ok((swapped == Swapped::Done).then_some(what))
+    match swapped {
+        Swapped::Done => Ok(what(Owner { route: watch.route().name().to_owned(), exchange: owner.stamp.exchange })),
+        Swapped::Found(_) | Swapped::Absent => nothing(Unreleased::Changed),
+    }
 }
 
 /// Reads a content up to `bytes_max` and `until`. The body that comes back is the one that went in, byte for byte; the
@@ -145,7 +212,7 @@ mod tests {
     use semel_core::{
         fingerprint::Fingerprint,
         policy::{Policy, PolicyDocument, RouteSettings},
-        record::{ExchangeId, Phase, Record, Stamp},
+        record::{Phase, Record, Stamp},
     };
 
     use super::*;
@@ -184,6 +251,7 @@ mod tests {
         PolicyDocument { routes: vec![toml::Spanned::new(0..0, route)], ..PolicyDocument::default() }.build().unwrap()
     }
 
+    const HOUR: Duration = Duration::from_hours(1);
     const GUARD: RecordKey = RecordKey::from_bytes([9; RecordKey::LEN]);
 
     #[allow(clippy::unnecessary_wraps, reason = "stands beside what is not there")]
@@ -205,23 +273,30 @@ mod tests {
         let mine = || held(watch.owner());
         let owner = |write| found(write, Phase::Unknown, Some(GUARD));
         let table = [
-            ("as it was", vec![owner(1), mine(), owner(1)], true),
-            ("another life", vec![owner(1), mine(), owner(3)], false),
-            ("gone meanwhile", vec![owner(1), mine(), None], false),
-            ("another holds it", vec![owner(1), held(GUARD)], false),
-            ("nobody holds it", vec![owner(1), None], false),
-            ("no guard", vec![found(1, Phase::Unknown, None)], false),
-            ("running", vec![found(1, Phase::InFlight { lease: Duration::from_hours(1) }, Some(GUARD))], false),
-            ("a guard under that name", vec![held(GUARD)], false),
-            ("never was", vec![None], false),
+            ("as it was", vec![owner(1), mine(), owner(1)], None),
+            ("another life", vec![owner(1), mine(), owner(3)], Some(Unreleased::Changed)),
+            ("gone meanwhile", vec![owner(1), mine(), None], Some(Unreleased::Changed)),
+            ("another holds it", vec![owner(1), held(GUARD)], Some(Unreleased::HeldByAnother)),
+            ("nobody holds it", vec![owner(1), None], Some(Unreleased::NoGuard)),
+            ("no guard", vec![found(1, Phase::Unknown, None)], Some(Unreleased::NoGuard)),
+            ("running", vec![found(1, Phase::InFlight { lease: HOUR }, Some(GUARD))], Some(Unreleased::NotOver)),
+            ("a guard under that name", vec![held(GUARD)], Some(Unreleased::NotOver)),
+            ("never was", vec![None], Some(Unreleased::NoRecord)),
         ];
-        for (why, loads, is_released) in table {
-            let store = Scripted { loads: Mutex::new(loads), ..Scripted::default() };
-            let what = release(&store, watch, watched.began).await.unwrap();
-            assert_eq!(what.is_some(), is_released, "{why}");
-            let expected = is_released.then_some((GUARD, Stamp { exchange: ExchangeId(1), write: 2 }));
-            assert_eq!(*store.deleted.lock(), expected.into_iter().collect::<Vec<_>>(), "{why}");
-            assert!(store.loads.lock().is_empty(), "{why}");
+        for (why, loads, unreleased) in table {
+            for by_operator in [false, true] {
+                let store = Scripted { loads: Mutex::new(loads.clone()), ..Scripted::default() };
+                let what = if by_operator {
+                    release_by_operator(&store, &watched.watches).await.unwrap()
+                } else {
+                    release(&store, watch, |owner| watch.judge(owner, watched.began.elapsed())).await.unwrap()
+                };
+                let freed = Released::Guard(Owner { route: "/orders".to_owned(), exchange: ExchangeId(1) });
+                assert_eq!(what, unreleased.map_or(freed, Released::Nothing), "{why}");
+                let expected = unreleased.is_none().then_some((GUARD, Stamp { exchange: ExchangeId(1), write: 2 }));
+                assert_eq!(*store.deleted.lock(), expected.into_iter().collect::<Vec<_>>(), "{why}");
+                assert!(store.loads.lock().is_empty(), "{why}");
+            }
         }
     }
 }

@@ -553,6 +553,95 @@ async fn e11_a_covered_reply_releases_and_a_replay_of_it_does_not() {
     assert_eq!(api.post("/ramp/order", &order("c")).await.status, 409);
 }
 
+/// An id is the resource's, and not the path's that it was sent to.
+#[tokio::test]
+async fn e2_e12_one_id_under_the_paths_of_two_customers_is_one_record() {
+    let world = World::preset(Preset::Etherfuse);
+    let create = async |caller: &str, customer: &str, name: &str| {
+        let request = Request::post(format!("http://h/ramp/customer/{customer}/bank-account"))
+            .header("authorization", caller)
+            .header("content-type", "application/json");
+        let content = json!({ "bankAccountId": BANK, "name": name }).to_string();
+        world.send(request.body(Body::full(content)).unwrap(), world::status(201)).await
+    };
+    assert_eq!(create("a", "c1", "Ana").await.status, 201);
+    let words = "A bank account with this ID already exists";
+    for (customer, name, code) in
+        [("c1", "Ana", "resource-exists"), ("c2", "Ana", "resource-id-reused"), ("c2", "Bea", "resource-id-reused")]
+    {
+        let taken = create("a", customer, name).await;
+        assert_eq!((taken.status.as_u16(), text(&taken)), (409, words), "{taken:?}");
+        assert_eq!(taken.header("idempotency-problem"), Some(code), "{customer} {name}");
+        assert_eq!(taken.header("location"), Some(format!("/ramp/bank-account/{BANK}").as_str()));
+    }
+    assert_eq!(world.effects(), 1);
+    assert_eq!(create("b", "c2", "Bea").await.status, 201, "another caller has ids of their own");
+}
+
+const SHOPS: &str = r#"
+[[route]]
+path = "/shops/{shop}/customers/{customer}/orders"
+methods = ["POST"]
+key = "member"
+key_member = "/orderId"
+key_presence = "required"
+resource = "/shops/{shop}/orders/{key}"
+[route.guard]
+name = "one-per-amount"
+values = [{ path = "/customers/any/quotes", key = "/quoteId", member = "/amount" }]
+[[route.release]]
+path = "/shops/{shop}/orders/{key}"
+member = "/status"
+held_while = ["created"]
+
+[[route]]
+path = "/shops/{shop}/orders"
+methods = ["POST"]
+key = "member"
+key_member = "/orderId"
+resource = "/shops/{shop}/orders/{key}"
+
+[[route]]
+path = "/customers/{customer}/quotes"
+methods = ["POST"]
+key = "member"
+key_member = "/quoteId"
+resource = "/quotes/{key}"
+"#;
+
+/// Whatever names a record by its id, a request, a reference of a guard or a release, means the same record.
+#[tokio::test]
+async fn e2_e10_e11_e12_requests_references_and_releases_agree_on_whose_id_it_is() {
+    let world = World::with(policy(SHOPS), |memory| memory);
+    let send = async |request: http::request::Builder, content: Value| {
+        let request = request.header("content-type", "application/json").body(Body::full(content.to_string())).unwrap();
+        let seen = world.send(request, move |_| std::future::ready(reply(200, &content))).await;
+        world.clock.advance(Duration::from_secs(1));
+        seen
+    };
+    let post = async |path: &str, content: Value| send(Request::post(format!("http://h{path}")), content).await;
+    let quote = json!({ "quoteId": "q", "amount": 7 });
+    assert_eq!(post("/customers/c1/quotes", quote.clone()).await.status, 200);
+    post("/customers/c2/quotes", quote).await.assert_problem(409, "resource-id-reused");
+    // The quote that was posted under one customer is known under another, and under the one in the guard.
+    let order = |id: &str| json!({ "orderId": id, "quoteId": "q" });
+    assert_eq!(post("/shops/s1/customers/c1/orders", order("a")).await.status, 200);
+    // The same id under another customer, and by the other way to make an order, is taken; in another shop it is not.
+    for path in ["/shops/s1/customers/c2/orders", "/shops/s1/orders"] {
+        let taken = post(path, order("a")).await;
+        taken.assert_problem(409, "resource-id-reused");
+        assert_eq!(taken.header("location"), Some("/shops/s1/orders/a"), "{path}");
+    }
+    let held = post("/shops/s2/customers/c2/orders", order("a")).await;
+    held.assert_problem(409, "guard-held");
+    assert_eq!(held.header("location"), Some("/shops/s1/orders/a"));
+    // A look that names the wrong shop shows nothing of this order.
+    for (path, status) in [("/shops/s2/orders/a", 409), ("/shops/s1/orders/a", 200)] {
+        send(Request::get(format!("http://h{path}")), json!({ "status": "funded" })).await;
+        assert_eq!(post("/shops/s2/customers/c2/orders", order("a")).await.status.as_u16(), status, "{path}");
+    }
+}
+
 const NORA: &str = "/v2/intents/i1/approve-burn";
 
 struct Nora(World);

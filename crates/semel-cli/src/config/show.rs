@@ -6,7 +6,7 @@ use semel_core::{
     fingerprint::FingerprintRule,
     guard::{GuardRule, Overriding, Source},
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
-    policy::{Effect, Preset, RoutePolicy},
+    policy::{Effect, PathTemplate, Preset, RoutePolicy},
     release::{ReleaseRule, Shows},
     wire::ProblemType,
 };
@@ -70,6 +70,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.set("store", text(words::store(gateway.store)), "embedded: in data; memory: forgotten when the process ends");
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
+    page.maybe(
+        "admin_token_file",
+        gateway.admin_token_file.as_ref().map(|path| text(&path.display().to_string())),
+        "a file with the token that operators show to release guards there: POST /v1/release",
+    );
     page.set(
         "publish_policy",
         text(words::publish_policy(gateway.publish_policy)),
@@ -198,8 +203,8 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     );
     page.set(
         "resource",
-        text(route.resource.as_deref().unwrap_or_default()),
-        "a path with {key} in it, told in Location on a conflict; \"\": none",
+        text(route.resource.as_ref().map_or("", PathTemplate::as_str)),
+        "a path with {key} in it, told in Location on a conflict; routes of the same one share member keys; \"\": none",
     );
     page.table("[route.problems]");
     for kind in ProblemType::ALL {

@@ -57,6 +57,10 @@ fn errors_name_file_line_column_member_and_what_would_be_right() {
             |         ^^^^"#]],
     );
     check_error(
+        "[gateway]\nadmin_token_file = \"/run/token\"\n",
+        &expect!["semel.toml: gateway.admin_token_file is for the admin address, which is off: set gateway.admin too"],
+    );
+    check_error(
         "[gateway]\ndrain_max = \"soon\"\n",
         &expect![[r#"
         semel.toml:2:13: gateway.drain_max: expected a duration in whole milliseconds such as "30s", "250ms" or "24h", at most ten years, found "soon"
@@ -119,7 +123,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[gateway]\nlissten = \"127.0.0.1:1\"\n",
         &expect![[r#"
-            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `store`, `admin`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `store`, `admin`, `admin_token_file`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
               2 | lissten = "127.0.0.1:1"
                 | ^^^^^^^"#]],
     );
@@ -259,6 +263,7 @@ fn what_is_shown_reads_back() {
         data = 'C:\data "x"'
         store = "memory"
         admin = "127.0.0.1:3"
+        admin_token_file = "/run/secrets/semel"
         publish_policy = "public"
         host = "upstream"
         log = "json"
@@ -361,6 +366,7 @@ fn every_setting_is_shown() {
         data = "./semel-data"                           # the folder of records and secret
         store = "embedded"                              # embedded: in data; memory: forgotten when the process ends
         admin = "off"                                   # where operators connect: /healthz, /readyz, /.well-known/idempotency; or "off"
+        # admin_token_file = ""                         # not set: a file with the token that operators show to release guards there: POST /v1/release
         publish_policy = "admin"                        # admin, or public: /.well-known/idempotency is for every client too
         # authorize = ""                                # not set: asked with the caller's credentials before a kept reply is told; 401 and 403 are told instead
         host = "preserve"                               # the origin is told the client's Host (preserve) or its own name (upstream)
@@ -409,7 +415,7 @@ fn every_setting_is_shown() {
         marker = "Idempotent-Replayed"                  # the header that says `true` on a replay
         replay_member = ""                              # a member set to true in replayed JSON; "": none
         headers_omitted = ["Date", "Set-Cookie"]        # response fields that are not kept
-        resource = ""                                   # a path with {key} in it, told in Location on a conflict; "": none
+        resource = ""                                   # a path with {key} in it, told in Location on a conflict; routes of the same one share member keys; "": none
 
         [route.problems]
         key-missing = { status = 400 }                  # An idempotency key is required

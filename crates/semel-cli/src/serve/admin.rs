@@ -1,4 +1,4 @@
-//! What operators ask: does the process live, can it serve, what does it promise.
+//! What operators ask: does the process live, can it serve, what does it promise; and what they release.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -11,7 +11,10 @@ use semel::Semel;
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::listen::Closing;
+use super::{
+    listen::Closing,
+    release::{self, RELEASE_PATH, Token},
+};
 
 /// How long the store may take to prove that it works.
 const PROBE_MAX: Duration = Duration::from_secs(2);
@@ -27,6 +30,8 @@ pub(crate) struct Admin {
     pub semel: Semel,
     /// The policy document.
     pub policy: Bytes,
+    /// What operators show before they release anything; without it nobody can.
+    pub token: Option<Token>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
 }
@@ -46,7 +51,7 @@ impl Admin {
             tokio::spawn(async move {
                 let service = service_fn(|request| {
                     let admin = admin.clone();
-                    async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+                    async move { Ok::<_, Infallible>(admin.answer(request).await) }
                 });
                 let _ended = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -58,7 +63,10 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.uri().path() == RELEASE_PATH {
+            return self.release(request).await;
+        }
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only GET and HEAD\"}\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -70,9 +78,23 @@ impl Admin {
             POLICY_PATH => published(&self.policy),
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz and /.well-known/idempotency\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and POST /v1/release\"}\n",
             ),
         }
+    }
+
+    async fn release(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST {
+            let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only POST\"}\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return response;
+        }
+        let (status, content) = release::answer(&self.semel, self.token.as_ref(), request).await;
+        let mut response = json(status, format!("{content}\n"));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 
     async fn readiness(&self) -> Response<Full<Bytes>> {
@@ -101,8 +123,8 @@ pub(crate) fn published(document: &Bytes) -> Response<Full<Bytes>> {
     response
 }
 
-fn json(status: StatusCode, content: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(content.as_bytes())));
+fn json(status: StatusCode, content: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(content.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

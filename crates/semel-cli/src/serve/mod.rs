@@ -37,6 +37,7 @@ use self::{
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
     pool::Pool,
+    release::Token,
 };
 use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
 
@@ -50,6 +51,7 @@ mod headers;
 mod listen;
 mod pool;
 mod published;
+mod release;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +73,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
+    let token = gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
     log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let secret = semel::secret_in(&gateway.data)?;
@@ -81,7 +84,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         semel = semel.authorize_replays(Arc::new(ask));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, &recovery));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &recovery));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -138,7 +141,13 @@ fn recovered(recovery: &Recovery) -> String {
     words
 }
 
-async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str) -> anyhow::Result<Ended> {
+async fn serve(
+    gateway: &Gateway,
+    origin: &Origin,
+    semel: Semel,
+    token: Option<Token>,
+    recovery: &str,
+) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
@@ -169,7 +178,7 @@ async fn serve(gateway: &Gateway, origin: &Origin, semel: Semel, recovery: &str)
     let admin = operators.as_ref().map(|(_, address)| *address);
     announce(gateway, origin, listening, admin, open.semel.policy(), recovery);
     if let Some((operators, _)) = operators {
-        let admin = Admin { semel: open.semel.clone(), policy, closing: open.closing.clone() };
+        let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone() };
         tokio::spawn(admin.serve(operators));
     }
     let housekeeper = open.semel.clone();

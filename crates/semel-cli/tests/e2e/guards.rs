@@ -2,12 +2,16 @@
 
 use std::{
     collections::HashMap,
+    os::unix::fs::PermissionsExt as _,
     sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{Act, Cut, Gateway, Origin, Reply, Request, Response, Seen, gateway, get, post, send, until};
+use crate::harness::{
+    Act, Conn, Cut, Gate, Gateway, Origin, Reply, Request, Response, Seen, Setup, gateway, get, post, request, send,
+    until,
+};
 
 const BANK: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -131,9 +135,9 @@ async fn e10_e11_q7_q9_a_guard_outlives_the_gateway_and_ends_when_the_origin_say
 async fn e10_a_guard_is_held_by_an_order_that_a_crash_left_unknown() {
     let (origin, mut gateway, orders) = etherfuse().await;
     gateway.send(&quote(1, "100")).await;
-    let gate = crate::harness::Gate::new();
+    let gate = Gate::new();
     origin.next(Act::execute().held(&gate));
-    let mut first = crate::harness::Conn::open(gateway.addr).await;
+    let mut first = Conn::open(gateway.addr).await;
     first.send(&order(1, 1)).await;
     origin.arrived(2).await;
     gateway.kill9();
@@ -248,4 +252,187 @@ async fn q14_who_passes_a_guard_is_logged_with_the_reason_and_without_the_values
     for secret in ["acct-4711", "order-one", "order-two"] {
         assert!(!log.contains(secret), "{secret}");
     }
+}
+
+const TOKEN: &str = "a-token-of-operators";
+
+/// With operators who may release.
+fn with_operators(setup: Setup, policy: &str) -> Setup {
+    let token = setup.data().with_file_name("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    setup.config(&format!("{policy}\n[gateway]\nadmin_token_file = '{}'\n", token.display()))
+}
+
+/// What an operator asks for, of the n-th order.
+fn asked(n: usize) -> Value {
+    let headers = json!({ "Authorization": "api_sand:a" });
+    json!({ "path": format!("/ramp/order/{}", id(n)), "headers": headers, "who": "Ana (on call)", "why": "ticket 17" })
+}
+
+async fn release(gateway: &Gateway, asked: &Value) -> Response {
+    let request = post("/v1/release").header("Authorization", format!("Bearer {TOKEN}")).body(asked.to_string());
+    send(gateway.admin, &request).await
+}
+
+async fn operated() -> (Origin, Gateway) {
+    let (origin, orders) = (Origin::start().await, Orders::default());
+    origin.always(move |seen| ramp(seen, &orders));
+    let setup = with_operators(gateway(&origin), "preset = \"etherfuse\"");
+    let gateway = setup.start().await;
+    gateway.send(&quote(1, "4711")).await;
+    (origin, gateway)
+}
+
+#[track_caller]
+fn assert_told(answer: &Response, status: u16, words: &str) {
+    let json = answer.json();
+    let told = json["released"].as_str().or(json["status"].as_str()).unwrap();
+    assert!(answer.status == status && told.contains(words), "{status} {words}: {answer:?}");
+}
+
+#[tokio::test]
+async fn e11_an_operator_releases_the_guard_of_an_order_that_nobody_will_look_at() {
+    let (origin, gateway) = operated().await;
+    assert_eq!(gateway.send(&order(1, 1)).await.status, 200);
+    assert_held(&gateway.send(&order(2, 1)).await, 1);
+    // The look of another caller, of another order or of another kind finds nothing to release.
+    let mut other = asked(1);
+    other["headers"]["Authorization"] = json!("api_sand:b");
+    assert_told(&release(&gateway, &other).await, 404, "no such record");
+    assert_told(&release(&gateway, &asked(9)).await, 404, "no such record");
+    other = asked(1);
+    other["path"] = json!("/ramp/quote");
+    assert_told(&release(&gateway, &other).await, 404, "no route has a release");
+    other = asked(1);
+    other["method"] = json!("DELETE");
+    assert_told(&release(&gateway, &other).await, 404, "no route has a release");
+    assert_held(&gateway.send(&order(2, 1)).await, 1);
+    assert!(!gateway.log().contains("semel::audit"));
+    // The origin still shows it as pending: that does not count.
+    assert_told(&release(&gateway, &asked(1)).await, 200, "guard");
+    assert_eq!(gateway.send(&order(2, 1)).await.status, 200);
+    assert_eq!(gateway.send(&order(1, 1)).await.header("idempotency-problem"), Some("resource-exists"));
+    // The first order has none any more, and takes none from the second.
+    assert_told(&release(&gateway, &asked(1)).await, 404, "held by another");
+    assert_held(&gateway.send(&order(3, 1)).await, 2);
+    // A response to another request may show it, too.
+    let mut cancel = asked(2);
+    cancel["path"] = json!(format!("/ramp/order/{}/cancel", id(2)));
+    cancel["method"] = json!("POST");
+    assert_told(&release(&gateway, &cancel).await, 200, "guard");
+    assert_told(&release(&gateway, &asked(2)).await, 404, "holds no guard");
+    assert_eq!(origin.effects(), 2);
+    until("the log has both", async || gateway.log().matches("semel::audit").count() == 2).await;
+    let log = gateway.log();
+    for line in log.lines().filter(|line| line.contains("semel::audit")) {
+        for expected in ["Ana (on call)", "ticket 17", "route=\"/ramp/order\"", "released=\"guard\"", "exchange="] {
+            assert!(line.contains(expected), "{expected}: {line}");
+        }
+    }
+    for secret in ["api_sand", id(1).as_str(), id(2).as_str(), BANK, "4711", TOKEN] {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn e11_what_may_still_run_keeps_its_guard_and_what_a_crash_left_gives_it_up() {
+    let (origin, mut gateway) = operated().await;
+    let gate = Gate::new();
+    origin.next(Act::execute().held(&gate));
+    let mut first = Conn::open(gateway.addr).await;
+    first.send(&order(1, 1)).await;
+    origin.arrived(2).await;
+    assert_told(&release(&gateway, &asked(1)).await, 409, "may still run");
+    assert_held(&gateway.send(&order(2, 1)).await, 1);
+    gateway.kill9();
+    gate.open();
+    let gateway = gateway.restart().await;
+    assert_held(&gateway.send(&order(2, 1)).await, 1);
+    assert_told(&release(&gateway, &asked(1)).await, 200, "guard");
+    assert_eq!(gateway.send(&order(2, 1)).await.status, 200);
+    // What nobody knows is still not known, and not sent again.
+    assert_eq!(gateway.send(&order(1, 1)).await.code(), "outcome-unknown");
+    gateway.file_size_max("0");
+    assert_told(&release(&gateway, &asked(2)).await, 503, "ask again");
+    until("the log has it", async || gateway.log().contains("and may have been done")).await;
+    let gateway = gateway.restart().await;
+    assert_held(&gateway.send(&order(3, 1)).await, 2);
+}
+
+#[tokio::test]
+async fn e11_q18_an_operator_empties_a_slot_before_its_time() {
+    let origin = Origin::start().await;
+    let policy = SLOT.replace("after = \"2s\"", "after = \"30d\"");
+    let gateway = with_operators(gateway(&origin), &policy).start().await;
+    let approve = |signature: &str| post("/intents/1/approve").body(json!({ "signature": signature }).to_string());
+    assert_eq!(gateway.send(&approve("a")).await.status, 201);
+    assert_eq!(gateway.send(&approve("b")).await.code(), "slot-taken");
+    let asked = json!({ "path": "/intents/1", "who": "Ana", "why": "it expired" });
+    assert_told(&release(&gateway, &asked).await, 200, "slot");
+    assert_told(&release(&gateway, &asked).await, 404, "no such record");
+    assert_eq!(gateway.send(&approve("b")).await.status, 201);
+    assert_eq!(gateway.send(&approve("a")).await.code(), "slot-taken");
+}
+
+#[tokio::test]
+async fn e11_only_an_operator_who_shows_the_token_and_says_who_and_why_releases() {
+    let (_origin, gateway) = operated().await;
+    assert_eq!(gateway.send(&order(1, 1)).await.status, 200);
+    let plain = post("/v1/release").body(asked(1).to_string());
+    for shown in [None, Some("Bearer a-token-of-operator"), Some("Bearer"), Some(TOKEN), Some("Basic YTpi")] {
+        let request = shown.into_iter().fold(plain.clone(), |request, shown| request.header("Authorization", shown));
+        let answer = send(gateway.admin, &request).await;
+        assert_told(&answer, 401, "Authorization: Bearer");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{shown:?}");
+    }
+    let got = send(gateway.admin, &request("GET", "/v1/release")).await;
+    assert_eq!((got.status, got.header("allow")), (405, Some("POST")));
+    let changed = |member: &str, value: Value| {
+        let mut asked = asked(1);
+        asked[member] = value;
+        asked
+    };
+    let without = |member: &str| {
+        let mut asked = asked(1);
+        asked.as_object_mut().unwrap().remove(member);
+        asked
+    };
+    let table = [
+        (json!([]), "invalid length"),
+        (changed("reason", json!("x")), "unknown field `reason`"),
+        (without("path"), "missing field `path`"),
+        (without("who"), "missing field `who`"),
+        (without("why"), "missing field `why`"),
+        (changed("who", json!("")), "who must have 1 to 200"),
+        (changed("who", json!(" ")), "who must have 1 to 200"),
+        (changed("why", json!("é".repeat(201))), "why must have 1 to 200"),
+        (changed("why", json!("a\nb")), "no control characters"),
+        (changed("path", json!("ramp/order/1")), "start with a slash"),
+        (changed("path", json!("/ramp/order/1?x")), "no query"),
+        (changed("method", json!("get")), "expected a method"),
+        (changed("headers", json!({ "Authorisation": "a" })), "tell callers apart: authorization"),
+        (changed("headers", json!({ "Authorization": "a", "authorization": "a" })), "there twice"),
+        (changed("headers", json!({ "Authorization": "a\u{0}" })), "none that a header can have"),
+    ];
+    for (asked, words) in table {
+        assert_told(&release(&gateway, &asked).await, 400, words);
+    }
+    assert_told(&release(&gateway, &changed("why", json!("x".repeat(70_000)))).await, 413, "at most 65536 bytes");
+    assert_held(&gateway.send(&order(2, 1)).await, 1);
+    assert_told(&release(&gateway, &changed("why", json!("é".repeat(200)))).await, 200, "guard");
+    // The paths of operators are not those of clients, and without a token there is no release at all.
+    let gateway = gateway.restart_with(|setup| setup.config("preset = \"etherfuse\"")).await;
+    assert_told(&release(&gateway, &asked(1)).await, 403, "set gateway.admin_token_file");
+}
+
+#[tokio::test]
+async fn e11_a_token_that_others_can_read_is_refused_at_the_start() {
+    let origin = Origin::start().await;
+    let setup = with_operators(gateway(&origin), "");
+    let token = setup.data().with_file_name("token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = setup.try_start().await.expect_err("it must not start");
+    assert!(said.contains("gateway.admin_token_file") && said.contains("mode 644 is open to others"), "{said}");
+    assert!(!said.contains(TOKEN));
 }

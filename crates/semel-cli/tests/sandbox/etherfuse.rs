@@ -506,6 +506,21 @@ for_each!(sqlite, postgres, gateway => async fn e1_e12_exchange_14_a_bank_accoun
     assert_eq!(api.kind("bank-account").await.len(), 2);
 });
 
+for_each!(sqlite, postgres, gateway => async fn e2_e12_a_bank_account_has_one_id_whichever_customer_it_is_for(sandbox: Sandbox) {
+    let api = Api::of(sandbox).await;
+    let other = id();
+    check_ok(&api.post(ORGANIZATION, &json!({ "id": other })).await);
+    let mut asked = new_bank_account("XEXX010101000");
+    let path = |customer: &str| format!("/ramp/customer/{customer}/bank-account");
+    check_ok(&api.post(&path(&api.fixture("customer_id")), &asked).await);
+    for name in ["Ana", "Bea"] {
+        asked["account"]["firstName"] = json!(name);
+        let refused = api.post(&path(&other), &asked).await;
+        check_conflict(&refused, "A bank account with this ID already exists", "resource-id-reused");
+    }
+    assert_eq!(api.kind("bank-account").await.len(), 1);
+});
+
 for_each!(sqlite, postgres, gateway => async fn q11_exchange_15_what_is_wrong_is_said_and_takes_no_id(sandbox: Sandbox) {
     let api = Api::of(sandbox).await;
     let asked = api.order("100").await;

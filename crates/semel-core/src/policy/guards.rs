@@ -210,6 +210,7 @@ fn source(text: SourceText, route: &RoutePolicy, routes: &[RoutePolicy]) -> Resu
     }
     Ok(Source::Reply(ReplySource {
         method: method.clone(),
+        scope_path: named.scope_path(&filled).into_owned(),
         path: filled,
         key,
         grammar: *grammar,
@@ -250,8 +251,8 @@ fn release_rule(settings: ReleaseSettings, route: &RoutePolicy, is_guarded: bool
         KeyRule::Header { .. } => {
             return Err("a release needs `key = \"member\"` or \"operation\": its path must name the record".to_owned());
         }
-        KeyRule::Member { .. } => route.path.variables().chain([KEY_VARIABLE]).collect(),
-        KeyRule::Operation => route.path.variables().collect(),
+        KeyRule::Member { .. } => route.scope_variables().chain([KEY_VARIABLE]).collect(),
+        KeyRule::Operation => route.scope_variables().collect(),
     };
     let mut variables: Vec<&str> = settings.path.variables().collect();
     let has_all = needed.iter().all(|name| variables.contains(name));

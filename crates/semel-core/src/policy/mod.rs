@@ -3,7 +3,7 @@
 //! A route's settings are layered: the route's own, then the file's `[defaults]`, then the preset, then the preset
 //! `ietf`, which sets everything. All defaults are therefore in `presets/ietf.toml` and nowhere else.
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 
 use http::{HeaderName, Method, StatusCode};
 use serde::Deserialize;
@@ -12,8 +12,8 @@ use crate::{
     admit::{Head, normalise_path},
     fingerprint::FingerprintRule,
     guard::GuardRule,
-    key::KeyRule,
-    release::{ReleaseRule, Watch},
+    key::{Key, KeyRule},
+    release::{KEY_VARIABLE, ReleaseRule, Watch},
     scope::{Principal, Secret},
     wire::{Problem, ProblemType},
 };
@@ -95,8 +95,13 @@ pub struct RoutePolicy {
     pub replay_member: Option<String>,
     /// Response fields that are not kept.
     pub headers_omitted: Vec<HeaderName>,
-    /// Where the resource is that a key names, as a path with `{key}` in it; told in `Location` on a conflict (Q7).
-    pub resource: Option<String>,
+    /// Where the resource is that a key names: a path with `{key}` in it, and with variables of the route's own path where
+    /// it needs them; told in `Location` on a conflict (Q7).
+    ///
+    /// A client-supplied id (`key = "member"`) names this resource, wherever it was sent (E2, E12): one id under two paths
+    /// of the route is one record, and routes of the same resource and method share their ids. Another resource is another
+    /// key space, so that changing it forgets the ids that are taken.
+    pub resource: Option<PathTemplate>,
     /// What no two live records of a caller may have in common.
     pub guard: Option<GuardRule>,
     /// Which responses show that the guard, or the slot, is free again.
@@ -209,6 +214,47 @@ impl RoutePolicy {
         self.path.as_str()
     }
 
+    /// The path that scopes the keys of this route, for a request on the normalised `path`.
+    pub(crate) fn scope_path<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        match self.scoping_resource() {
+            None => Cow::Borrowed(path),
+            // The key itself counts beside the path. What the route does not cover has the path that it has.
+            Some(resource) => {
+                let filled = self.path.bind(path).and_then(|bound| resource.fill(&with_key(KEY_IN_SCOPE, &bound)));
+                filled.map_or(Cow::Borrowed(path), Cow::Owned)
+            }
+        }
+    }
+
+    /// The same, from the values of [`RoutePolicy::scope_variables`]; `None` when one of them has none.
+    pub(crate) fn scope_path_from(&self, values: &[(&str, &str)]) -> Option<String> {
+        match self.scoping_resource() {
+            None => self.path.fill(values),
+            Some(resource) => resource.fill(&with_key(KEY_IN_SCOPE, values)),
+        }
+    }
+
+    /// The variables of the path that say in which scope a key is.
+    pub(crate) fn scope_variables(&self) -> impl Iterator<Item = &str> {
+        let resource = self.scoping_resource();
+        resource.unwrap_or(&self.path).variables().filter(move |name| resource.is_none() || *name != KEY_VARIABLE)
+    }
+
+    /// Where the resource is that `key` names in a request on the normalised `path`.
+    pub(crate) fn resource_at(&self, path: &str, key: &Key) -> Option<String> {
+        let bound = self.path.bind(path)?;
+        self.resource.as_ref()?.fill(&with_key(key.as_str(), &bound))
+    }
+
+    /// The resource by which keys are scoped. Only an id that a client supplies names a resource; any other key is about
+    /// the path that it was sent to.
+    fn scoping_resource(&self) -> Option<&PathTemplate> {
+        match &self.key {
+            KeyRule::Member { .. } => self.resource.as_ref(),
+            KeyRule::Header { .. } | KeyRule::Operation => None,
+        }
+    }
+
     /// What a response with this status says about the effect, unless the origin says it in `Idempotency-Effect`.
     pub fn effect_of(&self, status: u16) -> Effect {
         self.effects.of(status)
@@ -259,6 +305,14 @@ impl RoutePolicy {
             KeyRule::Operation => ProblemType::SlotTaken,
         }
     }
+}
+
+/// What stands for the key in the path of a scope.
+const KEY_IN_SCOPE: &str = "{key}";
+
+/// The values of a path's variables, and that of the key before them.
+fn with_key<'a>(key: &'a str, bound: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    [(KEY_VARIABLE, key)].into_iter().chain(bound.iter().copied()).collect()
 }
 
 impl Policy {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     fingerprint::FingerprintRule,
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
+    release::KEY_VARIABLE,
     wire::{IDEMPOTENCY_KEY, ProblemType},
 };
 
@@ -242,14 +243,15 @@ impl RouteSettings {
             &self.effect_unknown.expect(SET),
         )?;
         let replay_member = self.replay_member.expect(SET);
-        let resource = self.resource.expect(SET);
-        if !resource.is_empty() && !resource.starts_with('/') {
-            return Err("`resource` must be a path such as \"/orders/{key}\"".to_owned());
-        }
+        let path = self.path.expect(SET);
+        let resource = match self.resource.expect(SET) {
+            none if none.is_empty() => None,
+            text => Some(resource(&text, &path)?),
+        };
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let route = RoutePolicy {
             methods,
-            path: self.path.expect(SET),
+            path,
             key,
             key_bytes_max: self.key_bytes_max.expect(SET),
             fingerprint,
@@ -272,7 +274,7 @@ impl RouteSettings {
             marker: self.marker.expect(SET).0,
             replay_member: (!replay_member.is_empty()).then_some(replay_member),
             headers_omitted: self.headers_omitted.expect(SET).into_iter().map(|name| name.0).collect(),
-            resource: (!resource.is_empty()).then_some(resource),
+            resource,
             guard: None,
             releases: Vec::new(),
             problems: self.problems.expect(SET),
@@ -303,6 +305,20 @@ impl RouteSettings {
             None => Ok(route),
         }
     }
+}
+
+/// Reads where the resource is, which is nowhere unless every variable has a value.
+fn resource(text: &str, path: &PathTemplate) -> Result<PathTemplate, String> {
+    let wrong = |why: &str| format!("`resource` must be a path such as \"/orders/{{key}}\": {why}");
+    let resource: PathTemplate = text.parse().map_err(|error: String| wrong(&error))?;
+    let is_known = |name: &str| name == KEY_VARIABLE || path.variables().any(|variable| variable == name);
+    if let Some(name) = resource.variables().find(|name| !is_known(name)) {
+        return Err(wrong(&format!("{{{name}}} is no variable of the route's path \"{}\"", path.as_str())));
+    }
+    if resource.ends_open() {
+        return Err(wrong("it must not end with *"));
+    }
+    Ok(resource)
 }
 
 /// The largest value of `request_body_bytes_max`, in bytes.

@@ -163,6 +163,10 @@ fn mistakes() {
         "\n[[route]]\nkey_bytes_max = 0",
         "\n[[route]]\nrequest_body_bytes_max = \"65 MiB\"",
         "\n[[route]]\nreply_body_bytes_max = \"17 MiB\"",
+        "\n[[route]]\nresource = \"orders/{key}\"",
+        "\n[[route]]\nresource = \"/orders?id={key}\"",
+        "\n[[route]]\nresource = \"/orders/{key}/*\"",
+        "\n[[route]]\npath = \"/shops/{shop}\"\nresource = \"/shops/{shops}/{key}\"",
         "[[route]]\npath = \"/a\"\n\n[[route]]\npath = \"/b\"\nmethods = []",
         "\n[defaults]\npath = \"/a\"",
         "\n[defaults]\nmethods = []",
@@ -296,6 +300,14 @@ fn mistakes() {
           line 2: `request_body_bytes_max` must be at most 64 MiB, since the content is held in memory
         [[route]] ; reply_body_bytes_max = "17 MiB"
           line 2: `reply_body_bytes_max` must be at most 16 MiB, since a kept reply is one record
+        [[route]] ; resource = "orders/{key}"
+          line 2: `resource` must be a path such as "/orders/{key}": the path template "orders/{key}" must start with a slash
+        [[route]] ; resource = "/orders?id={key}"
+          line 2: `resource` must be a path such as "/orders/{key}": the path template "/orders?id={key}" must not hold a query or fragment; the query always counts in the fingerprint
+        [[route]] ; resource = "/orders/{key}/*"
+          line 2: `resource` must be a path such as "/orders/{key}": it must not end with *
+        [[route]] ; path = "/shops/{shop}" ; resource = "/shops/{shops}/{key}"
+          line 2: `resource` must be a path such as "/orders/{key}": {shops} is no variable of the route's path "/shops/{shop}"
         [[route]] ; path = "/a" ;  ; [[route]] ; path = "/b" ; methods = []
           line 4: `methods` must name at least one method
         [defaults] ; path = "/a"

@@ -84,7 +84,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use semel_core::{
-    admit::{self, Admission},
+    admit::{self, Admission, Head},
     exchange::Answer,
     policy::Policy,
     scope::{RecordKey, Secret},
@@ -96,7 +96,7 @@ use tokio::sync::oneshot;
 use crate::{
     body::{Body, BoxError},
     layer::{Asked, Complete, complete, head, log_refused, say_status, tell_answer},
-    observe::{Releasing, Watched},
+    observe::{Released, Releasing, Watched, release_by_operator},
     reply::{self, Content},
     store::{Clock, Found, StoreError, Swap, Swapped, SystemClock},
     waiters::Waiters,
@@ -360,6 +360,11 @@ impl<DB: Register> Transactional<DB> {
         };
         change(&mut shared);
         Transactional(Arc::new(shared))
+    }
+
+    /// Releases a guard, or a dead slot, on the word of an operator, as [`Semel::release`](crate::Semel::release) does.
+    pub async fn release(&self, head: &Head<'_>) -> Result<Released, StoreError> {
+        release_by_operator(&*self.0, &self.0.policy.watches(&self.0.secret, head)).await
     }
 
     /// Passes a response of the work on, after releasing what it shows: its transaction has ended.
