@@ -128,6 +128,9 @@ struct KeyPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt_suffix: Option<&'static str>,
     presence: &'static str,
+    /// The resource that the key is an id of: it counts for that one, instead of for route and path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_of: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -187,7 +190,7 @@ impl Route<'_> {
         Route {
             path: route.path.as_str(),
             methods: route.methods.iter().map(http::Method::as_str).collect(),
-            key: KeyPart::of(&route.key),
+            key: KeyPart::of(route),
             fingerprint: FingerprintPart::of(&route.fingerprint),
             effect_by_status: EffectPart {
                 happened: statuses(Effect::Happened),
@@ -280,8 +283,8 @@ impl ReleasePart<'_> {
 }
 
 impl KeyPart {
-    fn of(rule: &KeyRule) -> KeyPart {
-        match rule {
+    fn of(route: &RoutePolicy) -> KeyPart {
+        match &route.key {
             KeyRule::Header { name, grammar, form, presence, attempt_suffix } => KeyPart {
                 location: "header",
                 name: Some(words::header(name)),
@@ -289,6 +292,7 @@ impl KeyPart {
                 form: Some(words::form(*form)),
                 attempt_suffix: Some(words::attempt_suffix(*attempt_suffix)),
                 presence: words::presence(*presence),
+                id_of: None,
             },
             KeyRule::Member { pointer, grammar, presence } => KeyPart {
                 location: "member",
@@ -297,6 +301,7 @@ impl KeyPart {
                 form: None,
                 attempt_suffix: None,
                 presence: words::presence(*presence),
+                id_of: route.resource.as_ref().map(|resource| resource.as_str().to_owned()),
             },
             KeyRule::Operation => KeyPart {
                 location: "operation",
@@ -305,6 +310,7 @@ impl KeyPart {
                 form: None,
                 attempt_suffix: None,
                 presence: "required",
+                id_of: None,
             },
         }
     }
@@ -534,6 +540,14 @@ mod tests {
               ]
             ]"#]]
         .assert_eq(&shown(Preset::Nora, 2));
+    }
+
+    #[test]
+    fn e2_the_resource_that_an_id_counts_for_is_published() {
+        let json: serde_json::Value =
+            serde_json::from_str(&document(&Policy::preset(Preset::Etherfuse))).expect("it is JSON");
+        let of = |route: usize| json["routes"][route]["key"]["id_of"].as_str();
+        assert_eq!((of(2), of(3)), (Some("/ramp/bank-account/{key}"), None));
     }
 
     #[test]
