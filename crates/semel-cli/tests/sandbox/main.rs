@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod call;
 mod clients;
 mod crash;
 mod credicorp;
