@@ -98,8 +98,17 @@ pub(crate) fn paths() -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-const NOT_OF_THE_PROJECT: &[&str] =
-    &["target", ".git", "node_modules", "dist", "build", "semel-data", "artifacts", "__pycache__"];
+const NOT_OF_THE_PROJECT: &[&str] = &[
+    "target",
+    ".git",
+    "node_modules",
+    "dist",
+    "build",
+    "semel-data",
+    "semel-sandbox-data",
+    "artifacts",
+    "__pycache__",
+];
 
 fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());

@@ -133,7 +133,7 @@ impl Bug {
 
 #[cfg(test)]
 thread_local! {
-    pub(crate) static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
 /// Whether `bug` is switched on: never, outside this crate's own tests.
@@ -147,5 +147,24 @@ pub(crate) fn planted(bug: Bug) -> bool {
     {
         let _ = bug;
         false
+    }
+}
+
+/// Keeps a bug planted on this thread while it lives.
+#[cfg(test)]
+pub(crate) struct Planted(());
+
+#[cfg(test)]
+impl Planted {
+    pub(crate) fn new(bug: Bug) -> Planted {
+        PLANTED.set(Some(bug));
+        Planted(())
+    }
+}
+
+#[cfg(test)]
+impl Drop for Planted {
+    fn drop(&mut self) {
+        PLANTED.set(None);
     }
 }

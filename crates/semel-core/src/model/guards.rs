@@ -29,7 +29,7 @@ use crate::{
     decide::Rules,
     exchange::{Answer, Exchange, Executed, Guard, GuardClaim, Permit, Step, Which},
     fingerprint::Fingerprint,
-    planted::{Bug, PLANTED, planted},
+    planted::{Bug, Planted, planted},
     policy::{Effect, OnCompleted, OnExpired, OnMismatch, OnUnknown},
     record::{ExchangeId, Kept, Phase, Reply, Stamp},
     register::{Swap, Swapped},
@@ -70,16 +70,9 @@ fn no_interleaving_lets_two_owners_of_a_guard_live() {
 
 #[test]
 fn every_bug_planted_in_guards_is_caught() {
-    struct Unplant;
-    impl Drop for Unplant {
-        fn drop(&mut self) {
-            PLANTED.set(None);
-        }
-    }
-    let _unplant = Unplant;
     let mut table = String::new();
     for bug in Bug::OF_GUARDS {
-        PLANTED.set(Some(bug));
+        let _planted = Planted::new(bug);
         let tried = (0..=2).flat_map(|faults_max| configurations().map(move |config| Config { faults_max, ..config }));
         let caught = tried.into_iter().find_map(|config| {
             explore::<World>(&config)

@@ -18,25 +18,10 @@ use semel::{
     store::memory::MemoryStore,
     transaction::{derived_key, migrate},
 };
-use sqlx::{Postgres, Sqlite};
 use tokio::sync::{Notify, Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::world::{Database, Seen, World, policy, post, post_with, reply, secret};
-
-/// One test per database for each of these.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Sqlite>().await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Postgres>().await; })*
-        }
-    };
-}
 
 on_both! {
     a_retry_replays

@@ -9,23 +9,9 @@ use semel::{
     core::policy::{Policy, PolicyDocument, RouteSettings},
     effect::Lost,
 };
-use sqlx::{Postgres, Sqlite};
+use sqlx::Postgres;
 
 use crate::world::{Database, Seen, World, reply};
-
-/// One test per database for each of these.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Sqlite>().await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Postgres>().await; })*
-        }
-    };
-}
 
 on_both! {
     e10_q9_a_second_order_is_refused_and_a_retry_of_the_first_is_not

@@ -7,22 +7,8 @@ use semel::{
     Body,
     core::policy::{Policy, PolicyDocument, RouteSettings},
 };
-use sqlx::{Postgres, Sqlite};
 
 use crate::world::{Database, Seen, World};
-
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Sqlite>().await; })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<super::Postgres>().await; })*
-        }
-    };
-}
 
 on_both! {
     e10_e11_q7_a_guard_is_held_until_a_response_shows_that_its_owner_is_over
