@@ -16,6 +16,10 @@ mod clock;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod memory;
+#[cfg(feature = "postgres-store")]
+pub mod postgres;
+#[cfg(feature = "postgres-store")]
+pub mod shared;
 
 pub use clock::{Clock, SimulatedClock, SystemClock};
 
