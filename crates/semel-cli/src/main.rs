@@ -3,10 +3,11 @@
 use std::{env::VarError, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use semel::store::shared::Password;
 use semel_core::{key::Presence, policy::Preset};
 
 use crate::config::{
-    AddressText, AdminText, Config, ConfigError, Flags, GatewaySettings, LogForm, OriginText, Password, PolicyFlags,
+    AddressText, AdminText, Config, ConfigError, Flags, GatewaySettings, LogForm, OriginText, PolicyFlags,
     StoreFlags,
 };
 

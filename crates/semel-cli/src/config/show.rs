@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, Place, StoreConfig, words};
+use super::{Config, Gateway, PasswordFrom, Place, StoreConfig, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -133,9 +133,13 @@ fn store(page: &mut Page<'_>, store: &StoreConfig) {
     );
     page.note("What follows is for a store that gateways share.");
     let file = |file: &Option<std::path::PathBuf>| file.as_ref().map(|path| text(&path.display().to_string()));
+    let password_file = match &store.password {
+        PasswordFrom::File(path) => Some(path.clone()),
+        PasswordFrom::Nowhere | PasswordFrom::Url(_) | PasswordFrom::Environment(_) => None,
+    };
     page.maybe(
         "password_file",
-        file(&store.password_file),
+        file(&password_file),
         "a file with the password; or give it in SEMEL_STORE_PASSWORD",
     );
     page.maybe(

@@ -5,6 +5,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use semel::store::shared::Password;
 use semel_core::policy::Policy;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -31,10 +32,8 @@ const PREFIX_BYTES_MAX: usize = 64;
 pub(crate) struct StoreConfig {
     /// Where records live.
     pub place: Place,
-    /// What the shared store asks for, if the URL or the environment told.
-    pub password: Option<Password>,
-    /// The file whose content is the password.
-    pub password_file: Option<PathBuf>,
+    /// What the shared store asks for.
+    pub password: PasswordFrom,
     /// The file of the secret that all gateways on one store have in common; `None`: the one in the data folder.
     pub secret_file: Option<PathBuf>,
     /// Connections of this gateway to the shared store.
@@ -80,9 +79,18 @@ pub(crate) enum Place {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct StoreUrl(String);
 
-/// What a shared store asks for. It is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Password(String);
+/// Who tells the password of a shared store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum PasswordFrom {
+    /// Nobody.
+    Nowhere,
+    /// The URL, which whoever lists processes or reads the file sees.
+    Url(Password),
+    /// `SEMEL_STORE_PASSWORD`.
+    Environment(Password),
+    /// A file, whose content it is.
+    File(PathBuf),
+}
 
 /// What a file or the command line says of the place, and the password if that was in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,10 +150,16 @@ impl StoreSettings {
         }
         // A password that is there for another store is no contradiction in an environment.
         let from_environment = flags.password.filter(|_| place.is_shared());
-        let sources = [password.is_some(), from_environment.is_some(), self.password_file.is_some()];
-        if sources.iter().filter(|there| **there).count() > 1 {
-            return Err("`password_file`, SEMEL_STORE_PASSWORD and a password in the URL: give one of them".to_owned());
-        }
+        let password = match (password, from_environment, self.password_file) {
+            (None, None, None) => PasswordFrom::Nowhere,
+            (Some(password), None, None) => PasswordFrom::Url(password),
+            (None, Some(password), None) => PasswordFrom::Environment(password),
+            (None, None, Some(file)) => PasswordFrom::File(file),
+            _two => {
+                let why = "`password_file`, SEMEL_STORE_PASSWORD and a password in the URL: give one of them";
+                return Err(why.to_owned());
+            }
+        };
         for (one, there, other) in [
             ("client_cert_file", self.client_cert_file.is_some(), "client_key_file"),
             ("client_key_file", self.client_key_file.is_some(), "client_cert_file"),
@@ -156,8 +170,7 @@ impl StoreSettings {
         }
         Ok(StoreConfig {
             place,
-            password: password.or(from_environment),
-            password_file: self.password_file,
+            password,
             secret_file,
             connections: self.connections.map_or(4, |Connections(connections)| connections),
             statement_max: self.statement_max.map_or(Duration::from_secs(5), |duration| duration.0),
@@ -252,24 +265,6 @@ impl StoreUrl {
     }
 }
 
-impl Password {
-    /// What a file holds, for one.
-    pub(crate) fn new(password: String) -> Password {
-        Password(password)
-    }
-
-    /// The password itself.
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(..)")
-    }
-}
-
 impl FromStr for PlaceText {
     type Err = String;
 
@@ -320,7 +315,7 @@ impl FromStr for PlaceText {
         };
         let at = if user.is_empty() { "" } else { "@" };
         let url = StoreUrl(format!("{scheme}://{user}{at}{hosts}{path}"));
-        let password = Some(password.into_owned()).filter(|password| !password.is_empty()).map(Password);
+        let password = Some(password.into_owned()).filter(|password| !password.is_empty()).map(Password::new);
         Ok(PlaceText { place: engine(url), password })
     }
 }
@@ -372,12 +367,12 @@ impl FromStr for Prefix {
     type Err = String;
     fn from_str(text: &str) -> Result<Prefix, String> {
         // Braces would put all keys into one slot of a Cluster, and stars and brackets match others in a SCAN.
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || ":._-/".contains(c);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ":._-".contains(c);
         if (1..=PREFIX_BYTES_MAX).contains(&text.len()) && text.chars().all(is_plain) {
             return Ok(Prefix(text.to_owned()));
         }
         Err(format!(
-            "expected 1 to {PREFIX_BYTES_MAX} letters, digits, and : . _ - /, such as \"semel:\", found \"{text}\""
+            "expected 1 to {PREFIX_BYTES_MAX} letters, digits, and : . _ -, such as \"semel:\", found \"{text}\""
         ))
     }
 }

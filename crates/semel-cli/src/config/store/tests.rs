@@ -161,9 +161,9 @@ fn a_value_that_is_none_is_pointed_at() {
     check_error(
         "[store]\nurl = \"redis://a\"\nprefix = \"{semel}\"\n",
         &expect![[r#"
-        semel.toml:3:10: store.prefix: expected 1 to 64 letters, digits, and : . _ - /, such as "semel:", found "{semel}"
-          3 | prefix = "{semel}"
-            |          ^^^^^^^^^"#]],
+            semel.toml:3:10: store.prefix: expected 1 to 64 letters, digits, and : . _ -, such as "semel:", found "{semel}"
+              3 | prefix = "{semel}"
+                |          ^^^^^^^^^"#]],
     );
     check_error(
         "[store]\nurl = \"redis://a\"\nstatement_max = \"0s\"\n",
@@ -208,15 +208,16 @@ fn a_password_comes_from_one_place_and_is_shown_nowhere() {
         "[store]\nconnections = \"postgres://semel:hunter2@db\"\n",
         &expect![[r#"semel.toml:2:15: store.connections: invalid type: string "postgres://..@db", expected i64"#]],
     );
-    for (url, environment) in [
-        ("postgres://semel:hunter%32@db:5433/semel?sslmode=require", None),
-        ("rediss+cluster://:hunter2@db:7000/0", None),
-        ("postgres://semel@db:5433/semel?sslmode=require", Some(PASSWORD)),
+    let password = || Password::new(PASSWORD);
+    let environment = || StoreFlags { password: Some(password()), ..StoreFlags::default() };
+    for (flags, from) in [
+        (flag("postgres://semel:hunter%32@db:5433/semel?sslmode=require"), PasswordFrom::Url(password())),
+        (flag("rediss+cluster://:hunter2@db:7000/0"), PasswordFrom::Url(password())),
+        (StoreFlags { ..environment() }, PasswordFrom::Nowhere),
+        (StoreFlags { place: flag("postgres://semel@db").place, ..environment() }, PasswordFrom::Environment(password())),
     ] {
-        let flags =
-            StoreFlags { password: environment.map(|password| Password::new(password.to_owned())), ..flag(url) };
         let config = read_with("", flags).expect("it is fine");
-        assert_eq!(config.store.password, Some(Password::new(PASSWORD.to_owned())), "{url}");
+        assert_eq!(config.store.password, from);
         let shown = format!("{}\n{config:?}\n{}", show(&config), config.store.place);
         assert!(!shown.contains("hunter"), "{shown}");
     }
