@@ -53,8 +53,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, StoreError>;
 
-    /// Deletes up to `limit` records past their retention, and says how many. May do its housekeeping (trimming content
-    /// past its time, recycling space) on the way. Call until it answers less than `limit`.
+    /// Deletes up to `limit` records past their retention, and says how many it deleted itself: zero, for a store that
+    /// gives space back in bulk or has it expire. May do its housekeeping (trimming content past its time, recycling
+    /// space) on the way. Call until it answers less than `limit`.
     async fn sweep(&self, limit: u32) -> Result<u32, StoreError>;
 
     /// Proves that a swap would succeed now, by making one on a key of its own.

@@ -91,6 +91,11 @@ pub trait Harness: fmt::Debug + Send + Sync {
     /// What outlives the process. Cases that need more than this are listed as not applying.
     fn keeps(&self) -> Keeps;
 
+    /// How it gives space back.
+    fn sweeps(&self) -> Sweeps {
+        Sweeps::Each
+    }
+
     /// A new and empty store whose time stands still except for [`Subject::advance`].
     async fn fresh(&self) -> Box<dyn Subject>;
 }
@@ -104,6 +109,15 @@ pub enum Keeps {
     Records,
     /// The same, and there is one owner at a time: what was in flight is abandoned once the store is opened again.
     RecordsOfOneOwner,
+}
+
+/// What [`Store::sweep`] has to do with a record that is past its retention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sweeps {
+    /// It deletes each one, and nothing else does: it can be counted.
+    Each,
+    /// Space goes back without it as well, or in bulk: its count says at most what it deleted itself.
+    InBulk,
 }
 
 /// One store under test, and its time.
