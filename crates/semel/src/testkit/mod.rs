@@ -67,7 +67,6 @@
 
 mod faulty;
 pub mod histories;
-mod postgres;
 mod prng;
 pub mod sample;
 pub mod suite;
@@ -79,7 +78,6 @@ use async_trait::async_trait;
 pub use crate::store::SimulatedClock;
 use crate::store::{Store, memory::MemoryStore};
 pub use faulty::{Fault, FaultyStore};
-pub use postgres::PrivatePostgres;
 
 /// The time at which clocks of the suite start, in milliseconds since the Unix epoch: in October 2025, so that a store
 /// that keeps 32 bits of it fails.

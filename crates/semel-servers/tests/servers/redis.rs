@@ -1,0 +1,54 @@
+use semel_servers::{PrivateRedis, RedisOptions, Tls};
+
+#[test]
+fn what_was_answered_survives_a_crash() {
+    let server = PrivateRedis::start().unwrap();
+    assert_eq!(server.cli(&["SET", "key", "value"]).unwrap(), "OK");
+    let port = server.port();
+    server.crash();
+    assert!(server.cli(&["GET", "key"]).is_err());
+    server.start_again().unwrap();
+    assert_eq!(server.cli(&["GET", "key"]).unwrap(), "value");
+    server.restart().unwrap();
+    assert_eq!(server.cli(&["GET", "key"]).unwrap(), "value");
+    assert_eq!(server.port(), port);
+    let folder = server.folder().to_owned();
+    drop(server);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn without_its_log_a_restart_forgets() {
+    let server = PrivateRedis::start_with(RedisOptions { appendonly: false, ..RedisOptions::default() }).unwrap();
+    server.cli(&["SET", "key", "value"]).unwrap();
+    server.restart().unwrap();
+    assert_eq!(server.cli(&["GET", "key"]).unwrap(), "");
+}
+
+#[test]
+fn a_replica_follows_and_a_paused_one_acknowledges_nothing() {
+    let primary = PrivateRedis::start().unwrap();
+    let options = RedisOptions { replica_of: Some(primary.port()), ..RedisOptions::default() };
+    let replica = PrivateRedis::start_with(options).unwrap();
+    let write = "redis.call('SET', 'key', 'value')";
+    assert_eq!(primary.cli(&["EVAL", write, "1", "key"]).unwrap(), "");
+    replica.pause();
+    replica.resume();
+    assert_eq!(replica.cli(&["GET", "key"]).unwrap(), "value");
+    assert!(replica.cli(&["SET", "key", "other"]).is_err());
+    // A paused one is gone when it is dropped, too.
+    replica.pause();
+}
+
+#[test]
+fn passwords_and_certificates_are_asked_for() {
+    let options = RedisOptions {
+        password: Some("it's secret".to_owned()),
+        tls: Tls::Mutual,
+        settings: vec![("maxmemory".to_owned(), "100mb".to_owned())],
+        ..RedisOptions::default()
+    };
+    let server = PrivateRedis::start_with(options).unwrap();
+    assert_eq!(server.cli(&["CONFIG", "GET", "maxmemory"]).unwrap(), "maxmemory\n104857600");
+    assert!(server.url().starts_with("rediss://:it%27s%20secret@"));
+}
