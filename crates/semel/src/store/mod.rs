@@ -18,7 +18,9 @@ pub mod embedded;
 pub mod memory;
 #[cfg(feature = "postgres-store")]
 pub mod postgres;
-#[cfg(feature = "postgres-store")]
+#[cfg(feature = "redis-store")]
+pub mod redis;
+#[cfg(any(feature = "postgres-store", feature = "redis-store"))]
 pub mod shared;
 
 pub use clock::{Clock, SimulatedClock, SystemClock};
