@@ -1,4 +1,4 @@
-//! Gateways on shared stores as an operator meets them: prepared, refused, reached by TLS, counted. SC5, SC6.
+//! Gateways on shared stores as an operator meets them: prepared, refused, reached by TLS, counted.
 
 use std::time::{Duration, Instant};
 
@@ -170,7 +170,7 @@ async fn assert_password(plain: &str, with: impl Fn(&str) -> String) {
         assert_eq!(said.code, 0, "{said:?}");
         assert_hidden(&format!("{said:?}"));
     }
-    assert_hidden(&format!("{:?}", semel(&["serve", "--store", &in_url.replace("://", "ql://")], &[]).await));
+    assert_hidden(&format!("{:?}", semel(&["serve", "--store", &in_url.replace("://", "x://")], &[]).await));
 }
 
 #[track_caller]
@@ -223,7 +223,7 @@ async fn assert_tls(url: &str, ca: &std::path::Path, client: Option<(&std::path:
 }
 
 #[tokio::test]
-async fn sc6_postgres_is_reached_by_tls_whose_certificate_is_checked() {
+async fn postgres_is_reached_by_tls_whose_certificate_is_checked() {
     for tls in [Tls::Server, Tls::Mutual] {
         let options = PostgresOptions { fsync: true, tls, ..PostgresOptions::default() };
         let server = PrivatePostgres::start_with(options).expect("it starts");
@@ -234,7 +234,7 @@ async fn sc6_postgres_is_reached_by_tls_whose_certificate_is_checked() {
 }
 
 #[tokio::test]
-async fn sc6_redis_is_reached_by_tls_whose_certificate_is_checked() {
+async fn redis_is_reached_by_tls_whose_certificate_is_checked() {
     for tls in [Tls::Server, Tls::Mutual] {
         let server = PrivateRedis::start_with(RedisOptions { tls, ..RedisOptions::default() }).expect("it starts");
         let (certificate, key) = (server.client_cert_file(), server.client_key_file());
@@ -387,7 +387,7 @@ async fn assert_readiness(url: &str, proxy: &TcpProxy) {
 }
 
 #[tokio::test]
-async fn k11_readiness_follows_a_postgres_that_goes_and_comes() {
+async fn k12_readiness_follows_a_postgres_that_goes_and_comes() {
     let server = PrivatePostgres::shared_durable();
     let database = server.fresh_database();
     migrate(&server.url(&database)).await;
@@ -396,7 +396,7 @@ async fn k11_readiness_follows_a_postgres_that_goes_and_comes() {
 }
 
 #[tokio::test]
-async fn k11_readiness_follows_a_redis_that_goes_and_comes() {
+async fn k12_readiness_follows_a_redis_that_goes_and_comes() {
     let server = PrivateRedis::start().expect("it starts");
     let proxy = TcpProxy::start(server.port()).expect("a proxy");
     assert_readiness(&format!("redis://127.0.0.1:{}", proxy.port()), &proxy).await;
@@ -410,7 +410,8 @@ async fn a_gateway_that_stops_leaves_no_connection() {
     let origin = Origin::start().await;
     let mut gateway = gateway(&origin).on(&server.url(&database)).start().await;
     assert_eq!(gateway.send(&post("/orders").key("k")).await.status, 201);
-    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'semel'");
+    let sql =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'semel'");
     let connections = || server.psql(&database, &sql).expect("it answers").trim().parse::<u32>().expect("a number");
     assert!(connections() > 0);
     gateway.signal("TERM");
