@@ -55,23 +55,25 @@ impl Inner {
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, StoreError> {
         let limit = limit as usize;
-        loop {
-            let keys = self.smallest(phase, after, limit).await?;
-            let Some(last) = keys.last_key_value().map(|(key, _)| *key) else { return Ok(Vec::new()) };
+        let mut page = Vec::new();
+        while page.len() < limit {
+            let wanted = limit - page.len();
+            let keys = self.smallest(phase, after, wanted).await?;
+            after = keys.last_key_value().map(|(key, _)| *key);
+            let is_last = keys.len() < wanted;
             let loads = keys.iter().map(async |(key, text)| Ok::<_, StoreError>((*key, self.load(text).await?)));
-            let found = try_join_all(loads).await?;
-            let is_last = keys.len() < limit;
-            let page: Vec<(RecordKey, Found)> = found
-                .into_iter()
-                .filter_map(|(key, found)| Some((key, found?)))
-                .filter(|(_, found)| found.record.kind() == phase)
-                .collect();
-            // All of a page may have changed since; then an empty one would be taken for the end.
-            if !page.is_empty() || is_last {
-                return Ok(page);
+            let found = try_join_all(loads).await?.into_iter();
+            // Those that are past their retention, or have changed since, leave room for others.
+            page.extend(
+                found
+                    .filter_map(|(key, found)| Some((key, found?)))
+                    .filter(|(_, found)| found.record.kind() == phase),
+            );
+            if is_last {
+                break;
             }
-            after = Some(last);
         }
+        Ok(page)
     }
 
     /// The keys of a page, as the heads tell.
@@ -82,9 +84,6 @@ impl Inner {
         limit: usize,
     ) -> Result<BTreeMap<RecordKey, String>, StoreError> {
         let mut smallest: BTreeMap<RecordKey, String> = BTreeMap::new();
-        if limit == 0 {
-            return Ok(smallest);
-        }
         for node in self.nodes.primaries() {
             let mut cursor = Some(b"0".to_vec());
             while let Some(at) = cursor {
