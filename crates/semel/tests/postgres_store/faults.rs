@@ -9,11 +9,11 @@ use semel::{
     },
     testkit::sample::{completed, in_flight, key, put, remove, stamp},
 };
-use semel_servers::{Mode, TcpProxy, Trigger};
+use semel_servers::{Mode, Trigger};
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
-use super::world::{World, claim_and_settle, until};
+use super::world::{World, claim_and_settle, proxy, until};
 
 fn claim(n: u64) -> Swap {
     put(None, stamp(n, 1), in_flight(n))
@@ -48,7 +48,7 @@ async fn hold(world: &World, n: u64) -> tokio_postgres::Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k14_e26_a_commit_whose_answer_is_lost_is_recognised() {
     let server = semel_servers::PrivatePostgres::shared_durable();
-    let proxy = TcpProxy::start(server.port()).unwrap();
+    let proxy = proxy(server);
     let database = server.fresh_database();
     let options = Options::new(format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port()));
     PostgresStore::migrate(options.clone()).await.unwrap();
@@ -82,7 +82,7 @@ async fn k14_e26_a_commit_whose_answer_is_lost_is_recognised() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k12_a_server_that_is_cut_off_is_unavailable_at_once_and_found_again() {
     let server = semel_servers::PrivatePostgres::shared_durable();
-    let proxy = TcpProxy::start(server.port()).unwrap();
+    let proxy = proxy(server);
     let database = server.fresh_database();
     let options = Options::new(format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port()));
     PostgresStore::migrate(options.clone()).await.unwrap();

@@ -125,7 +125,6 @@ async fn no_error_and_no_debug_has_the_password() {
         "postgres://postgres:hunter2@127.0.0.1:1/x".to_owned(),
         format!("postgres://postgres:a#b@hunter2@127.0.0.1:{port}/x"),
         "postgres://postgres:hunter2@host:port/x".to_owned(),
-        "postgres://postgres:hunter2/x".to_owned(),
         "postgres://postgres:hunter2@127.0.0.1/x?sslmode=hunter2".to_owned(),
         "postgres://postgres@127.0.0.1/x?password=hunter2&hunter2=1".to_owned(),
         "mysql://postgres:hunter2@127.0.0.1/x".to_owned(),

@@ -64,14 +64,19 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 impl Connector {
     pub(super) fn new(options: &Options) -> Result<Connector, OpenError> {
         let (url, ssl_mode) = split_ssl_mode(options.url.expose())?;
-        // What the parser says may quote the URL, and so a password that was not percent-encoded.
-        let mut config = Config::from_str(&url).map_err(|_| {
+        // What the parser says may quote the URL, and so a password that was not percent-encoded; with an @ in it, its end
+        // would be taken for a host and told.
+        let unreadable = || {
             OpenError::Options(
                 "the URL of the store cannot be read: postgres://user@host:port/database, with special characters of \
                  user and password percent-encoded"
                     .into(),
             )
-        })?;
+        };
+        let mut config = Config::from_str(&url).map_err(|_| unreadable())?;
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(unreadable());
+        }
         if config.get_hosts().is_empty() {
             return Err(OpenError::Options("the URL of the store names no host".into()));
         }
