@@ -12,7 +12,7 @@ use semel::{
         sample::{completed, in_flight, key, put, stamp},
     },
 };
-use semel_servers::PrivatePostgres;
+use semel_servers::{PrivatePostgres, TcpProxy};
 
 /// A database on the durable server that tests share.
 pub(crate) struct World {
@@ -66,4 +66,10 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "not within a minute: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A proxy before a server, which cannot be started where tasks run.
+pub(crate) fn proxy(server: &PrivatePostgres) -> TcpProxy {
+    let port = server.port();
+    std::thread::spawn(move || TcpProxy::start(port)).join().expect("it does not panic").unwrap()
 }

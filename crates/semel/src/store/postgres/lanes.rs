@@ -24,6 +24,9 @@ use crate::store::{Clock, RecordKey, StoreError, shared::OpenError};
 /// How often a swap is asked again because its view had changed under it. Each time somebody else's swap of that key was
 /// done, so that many more would mean that something else is wrong.
 const ATTEMPTS_MAX: u32 = 64;
+/// How many times as long as anybody waits a lane waits for its statement. Giving up its connection would not end the
+/// statement, which may wait for a replica, and one stuck session per try would use up all that the server allows.
+const STUCK_FACTOR: u32 = 12;
 /// How long a lane that cannot connect leaves it.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,10 +112,7 @@ impl Kind for Swapping {
         jobs: &[Job<Asked, Swapped>],
         lock_max: Duration,
     ) -> Result<Vec<Told<Swapped>>, tokio_postgres::Error> {
-        fn column<'a, T>(
-            jobs: &'a [Job<Asked, Swapped>],
-            of: impl Fn(&'a Sent) -> T,
-        ) -> Vec<Option<T>> {
+        fn column<'a, T>(jobs: &'a [Job<Asked, Swapped>], of: impl Fn(&'a Sent) -> T) -> Vec<Option<T>> {
             jobs.iter().map(|job| job.question.put.as_ref().map(&of)).collect()
         }
         let lock_max = format!("{}ms", lock_max.as_millis().max(1));
@@ -137,7 +137,9 @@ impl Kind for Swapping {
             let question = &jobs[job].question;
             let done: bool = row.get("done");
             if done && let Some(warning) = &warning {
-                return Told::Answer(Err(StoreError::Unavailable(format!("the commit came with a warning: {warning}"))));
+                return Told::Answer(Err(StoreError::Unavailable(format!(
+                    "the commit came with a warning: {warning}"
+                ))));
             }
             if done {
                 return Told::Answer(Ok(Swapped::Done));
@@ -279,7 +281,8 @@ impl<K: Kind> Lane<K> {
         // alone, and only that one waits.
         let lock_max = self.bounds.statement_max / if alone { 2 } else { 20 };
         let asking = self.kind.ask(connection, &jobs, lock_max);
-        match tokio::time::timeout(self.bounds.statement_max, asking).await {
+        // Who asked waits for less, and looks at the clock alone.
+        match tokio::time::timeout(self.bounds.statement_max * STUCK_FACTOR, asking).await {
             Ok(Ok(answers)) => {
                 let mut again = Vec::new();
                 for (mut job, answer) in jobs.into_iter().zip(answers) {

@@ -260,7 +260,8 @@ impl Store for PostgresStore {
 
     async fn probe(&self) -> Result<(), StoreError> {
         let mut exchange = [0; 16];
-        getrandom::fill(&mut exchange).map_err(|error| StoreError::Unavailable(format!("no random numbers: {error}")))?;
+        getrandom::fill(&mut exchange)
+            .map_err(|error| StoreError::Unavailable(format!("no random numbers: {error}")))?;
         let stamp = Stamp { exchange: ExchangeId(u128::from_be_bytes(exchange)), write: 1 };
         let record = Record {
             fingerprint: Fingerprint::from_bytes([0; Fingerprint::LEN]),

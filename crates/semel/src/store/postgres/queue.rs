@@ -48,8 +48,7 @@ struct Inner<Q, A> {
 
 impl<Q, A> Queue<Q, A> {
     pub(super) fn new(jobs_max: usize, bytes_max: usize) -> Queue<Q, A> {
-        let inner =
-            Inner { ready: VecDeque::new(), behind: HashMap::new(), jobs: 0, bytes: 0, closed: false };
+        let inner = Inner { ready: VecDeque::new(), behind: HashMap::new(), jobs: 0, bytes: 0, closed: false };
         Queue { jobs_max, bytes_max, inner: Mutex::new(inner), arrived: Notify::new() }
     }
 
