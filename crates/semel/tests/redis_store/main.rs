@@ -64,6 +64,11 @@ async fn until_answered(store: &RedisStore, key: RecordKey, swap: &Swap) -> Swap
     }
 }
 
+/// Runs what blocks, as private servers do, beside the tests.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(act).await.expect("it does not panic")
+}
+
 /// Waits for something that happens by itself.
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
