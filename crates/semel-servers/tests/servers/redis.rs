@@ -36,7 +36,9 @@ fn a_replica_follows_and_a_paused_one_acknowledges_nothing() {
     replica.resume();
     assert_eq!(replica.cli(&["GET", "key"]).unwrap(), "value");
     assert!(replica.cli(&["SET", "key", "other"]).is_err());
-    // A paused one is gone when it is dropped, too.
+    // A paused one ends like any other.
+    replica.pause();
+    replica.restart().unwrap();
     replica.pause();
 }
 
@@ -50,5 +52,6 @@ fn passwords_and_certificates_are_asked_for() {
     };
     let server = PrivateRedis::start_with(options).unwrap();
     assert_eq!(server.cli(&["CONFIG", "GET", "maxmemory"]).unwrap(), "maxmemory\n104857600");
+    assert_eq!(server.cli(&["CONFIG", "GET", "tls-auth-clients"]).unwrap(), "tls-auth-clients\nyes");
     assert!(server.url().starts_with("rediss://:it%27s%20secret@"));
 }
