@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use semel_servers::{
-    Mode, PgBouncer, PoolMode, PostgresOptions, PrivatePostgres, PrivateRedis, RedisCluster, RedisOptions, TcpProxy, Tls,
+    Mode, PgBouncer, PoolMode, PostgresOptions, PrivatePostgres, PrivateRedis, RedisCluster, RedisOptions, TcpProxy,
+    Tls,
 };
 
 use crate::harness::{
