@@ -23,7 +23,7 @@ pub(crate) enum NeededBy {
 pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
     shell::stage("tools");
     let missing: Vec<&Tool> =
-        TOOLS.iter().filter(|tool| tool.needed_by == task).filter(|tool| !tool.is_there()).collect();
+        TOOLS.iter().filter(|tool| tool.needed_by.contains(&task)).filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         println!("   all there");
         return python(task);
@@ -54,7 +54,7 @@ pub(crate) fn ensure(task: NeededBy) -> anyhow::Result<()> {
 fn python(task: NeededBy) -> anyhow::Result<()> {
     let wanted: Vec<String> = PYTHON_TOOLS
         .iter()
-        .filter(|tool| tool.needed_by == task)
+        .filter(|tool| tool.needed_by.contains(&task))
         .map(|tool| format!("{}=={}", tool.package, tool.version))
         .collect();
     if wanted.is_empty() {
@@ -77,14 +77,14 @@ fn python(task: NeededBy) -> anyhow::Result<()> {
 struct PythonTool {
     package: &'static str,
     version: &'static str,
-    needed_by: NeededBy,
+    needed_by: &'static [NeededBy],
 }
 
 const PYTHON_TOOLS: &[PythonTool] = &[
     // Asks the sandbox what its documents allow, and compares the answers with them.
-    PythonTool { package: "schemathesis", version: "4.32.5", needed_by: NeededBy::Test },
+    PythonTool { package: "schemathesis", version: "4.32.5", needed_by: &[NeededBy::Test] },
     // Whether the documents are OpenAPI 3.1.
-    PythonTool { package: "openapi-spec-validator", version: "0.9.0", needed_by: NeededBy::Test },
+    PythonTool { package: "openapi-spec-validator", version: "0.9.0", needed_by: &[NeededBy::Test] },
 ];
 
 struct Tool {
@@ -92,7 +92,7 @@ struct Tool {
     /// Any of these will do: a program's name, or a path in which `*` stands for any one folder.
     probes: &'static [&'static str],
     package: &'static str,
-    needed_by: NeededBy,
+    needed_by: &'static [NeededBy],
     purpose: &'static str,
 }
 
@@ -101,21 +101,35 @@ const TOOLS: &[Tool] = &[
         name: "libfaketime",
         probes: &["/usr/lib/*/faketime/libfaketimeMT.so.1"],
         package: "libfaketime",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "moves the clock of a gateway process",
     },
     Tool {
         name: "PostgreSQL",
         probes: &["/usr/lib/postgresql/*/bin/initdb", "initdb"],
         package: "postgresql",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "tests start a private server of it",
+    },
+    Tool {
+        name: "Redis",
+        probes: &["redis-server", "valkey-server"],
+        package: "redis-server",
+        needed_by: &[NeededBy::Test, NeededBy::Bench],
+        purpose: "tests and the bench start a private server of it",
+    },
+    Tool {
+        name: "PgBouncer",
+        probes: &["pgbouncer"],
+        package: "pgbouncer",
+        needed_by: &[NeededBy::Test],
+        purpose: "the PostgreSQL store is tested behind one",
     },
     Tool {
         name: "Node.js",
         probes: &["node"],
         package: "nodejs",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "runs the TypeScript client's tests, and the clients that the vendors' pages show",
     },
     Tool {
@@ -123,35 +137,43 @@ const TOOLS: &[Tool] = &[
         // What Debian's python3 lacks without that package.
         probes: &["/usr/lib/*/ensurepip/__init__.py", "/usr/local/lib/*/ensurepip/__init__.py"],
         package: "python3-venv",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "runs what judges the sandbox's OpenAPI documents, and the Python client's tests",
     },
     Tool {
         name: "npm",
         probes: &["npm"],
         package: "npm",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "fetches what the TypeScript client is built with",
     },
     Tool {
         name: "Chromium",
         probes: &["chromium", "google-chrome"],
         package: "chromium",
-        needed_by: NeededBy::Test,
+        needed_by: &[NeededBy::Test],
         purpose: "the TypeScript client's browser journal is tested in it",
+    },
+    Tool {
+        name: "pgbench",
+        // In Debian it comes with the server.
+        probes: &["/usr/lib/postgresql/*/bin/pgbench"],
+        package: "postgresql",
+        needed_by: &[NeededBy::Bench],
+        purpose: "the bench starts a private PostgreSQL, and compares with what this loads it with",
     },
     Tool {
         name: "nginx",
         probes: &["nginx"],
         package: "nginx-light",
-        needed_by: NeededBy::Bench,
+        needed_by: &[NeededBy::Bench],
         purpose: "the origin of the gateway's bench, and the plain proxy to compare with",
     },
     Tool {
         name: "wrk",
         probes: &["wrk"],
         package: "wrk",
-        needed_by: NeededBy::Bench,
+        needed_by: &[NeededBy::Bench],
         purpose: "the load of the gateway's bench",
     },
 ];

@@ -1,7 +1,7 @@
 //! What `semel serve` can be told: a TOML file, and flags that beat it.
 //!
-//! The section `[gateway]` is about the process and its connections and is defined here; everything else in the file is
-//! the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
+//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`]; everything
+//! else in the file is the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
 //! known is an error that names the file, the line and what would be right.
 
 use std::{
@@ -21,19 +21,25 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
+use self::store::StoreSettings;
+
 mod complain;
 mod show;
+mod store;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
 
 pub(crate) use show::show;
+pub(crate) use store::{PasswordFrom, Place, StoreConfig, StoreFlags, StoreUrl};
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The process and its connections.
     pub gateway: Gateway,
+    /// Where records live.
+    pub store: StoreConfig,
     /// What is protected, and how.
     pub policy: Policy,
     /// The preset that the policy started from.
@@ -49,8 +55,6 @@ pub(crate) struct Gateway {
     pub upstream: Option<Origin>,
     /// The folder of records and secret.
     pub data: PathBuf,
-    /// Where records live.
-    pub store: StoreKind,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
     /// The file whose token lets operators release guards; without it nobody can.
@@ -81,16 +85,6 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
-}
-
-/// Where records live.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum StoreKind {
-    /// In the data folder.
-    Embedded,
-    /// In this process only: everything is forgotten when it ends.
-    Memory,
 }
 
 /// Who may read the policy document.
@@ -215,7 +209,6 @@ pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
     pub data: Option<PathBuf>,
-    pub store: Option<StoreKind>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
@@ -231,6 +224,17 @@ pub(crate) struct GatewaySettings {
     pub connect_max: Option<PositiveText>,
     pub response_header_max: Option<PositiveText>,
     pub drain_max: Option<DurationText>,
+}
+
+/// What the command line and the environment say; they beat the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    /// Of the process and its connections.
+    pub gateway: GatewaySettings,
+    /// Of the store.
+    pub store: StoreFlags,
+    /// Of the policy.
+    pub policy: PolicyFlags,
 }
 
 /// What the command line says of the policy; it beats the file.
@@ -266,6 +270,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    store: Option<Spanned<StoreSettings>>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
     documentation: Option<String>,
@@ -276,11 +281,7 @@ struct Document {
 
 impl Config {
     /// Reads a file, or nothing, and lays the command line over it.
-    pub(crate) fn load(
-        file: Option<&Path>,
-        flags: GatewaySettings,
-        policy: &PolicyFlags,
-    ) -> Result<Config, ConfigError> {
+    pub(crate) fn load(file: Option<&Path>, flags: Flags) -> Result<Config, ConfigError> {
         let (name, text) = match file {
             None => (String::new(), String::new()),
             Some(path) => {
@@ -290,23 +291,18 @@ impl Config {
                 (name, text)
             }
         };
-        Config::read(&name, &text, flags, policy)
+        Config::read(&name, &text, flags)
     }
 
     /// Reads the text of the file `name`.
-    pub(crate) fn read(
-        name: &str,
-        text: &str,
-        flags: GatewaySettings,
-        policy: &PolicyFlags,
-    ) -> Result<Config, ConfigError> {
+    pub(crate) fn read(name: &str, text: &str, flags: Flags) -> Result<Config, ConfigError> {
         let complain =
             |span: Option<Range<usize>>, message: &str| ConfigError(complain::complaint(name, text, span, message));
         let mut document: Document = toml::from_str(text).map_err(|error| complain(error.span(), error.message()))?;
-        if let Some(presence) = policy.key_presence {
+        if let Some(presence) = flags.policy.key_presence {
             document.demand(presence);
         }
-        let preset = policy.preset.or(document.preset).unwrap_or_default();
+        let preset = flags.policy.preset.or(document.preset).unwrap_or_default();
         let written = PolicyDocument {
             preset: Some(preset),
             principal: document.principal,
@@ -315,14 +311,19 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.over(document.gateway.unwrap_or_default()).build();
+        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
             ));
         }
-        Ok(Config { gateway, policy, preset })
+        let (span, settings) = match document.store {
+            None => (None, StoreSettings::default()),
+            Some(settings) => (Some(settings.span()), settings.into_inner()),
+        };
+        let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
+        Ok(Config { gateway, store, policy, preset })
     }
 }
 
@@ -343,7 +344,6 @@ impl GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
             data: self.data.or(base.data),
-            store: self.store.or(base.store),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
             publish_policy: self.publish_policy.or(base.publish_policy),
@@ -373,7 +373,6 @@ impl GatewaySettings {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
             upstream: self.upstream.map(|origin| origin.0),
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
-            store: self.store.unwrap_or(StoreKind::Embedded),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),

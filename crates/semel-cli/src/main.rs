@@ -1,12 +1,13 @@
 //! The command line of Semel.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env::VarError, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use semel::store::shared::Password;
 use semel_core::{key::Presence, policy::Preset};
 
 use crate::config::{
-    AddressText, AdminText, Config, ConfigError, GatewaySettings, LogForm, OriginText, PolicyFlags, StoreKind,
+    AddressText, AdminText, Config, ConfigError, Flags, GatewaySettings, LogForm, OriginText, PolicyFlags, StoreFlags,
 };
 
 mod call;
@@ -14,6 +15,7 @@ mod config;
 mod demo;
 mod sandbox;
 mod serve;
+mod store;
 
 /// Everything went as it should.
 const SUCCESS: u8 = 0;
@@ -48,6 +50,9 @@ enum Command {
     Resume(call::Resume),
     #[command(subcommand)]
     Journal(call::JournalCommand),
+    /// Prepares, checks and counts the store where records live.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -69,12 +74,11 @@ struct Serve {
     /// The origin: the API to protect, such as http://127.0.0.1:3000
     #[arg(long, value_name = "URL")]
     upstream: Option<OriginText>,
-    /// The folder of records and secret [default: ./semel-data]
+    /// The folder of the secret, and of records where the store is embedded [default: ./semel-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where records live; `memory` forgets everything when the process ends
-    #[arg(long, value_name = "KIND", hide = true)]
-    store: Option<StoreKind>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Where operators connect: health, readiness, the published policy [default: off]
     #[arg(long, value_name = "ADDR")]
     admin: Option<AdminText>,
@@ -90,6 +94,34 @@ struct Serve {
     /// Which log lines are written, such as info, debug, semel::exchange=debug,info [default: info]
     #[arg(long, value_name = "FILTER", env = "SEMEL_LOG")]
     log: Option<String>,
+}
+
+/// Which store, for every command that uses one.
+#[derive(Args)]
+struct StoreArgs {
+    /// Where records live: embedded, memory, postgres://user@host/database, redis://host:6379,
+    /// redis+cluster://host:6379, or with TLS rediss:// and rediss+cluster:// [default: embedded]
+    // Read later: a refusal of clap would quote the password.
+    #[arg(long, value_name = "STORE", env = "SEMEL_STORE", hide_env_values = true)]
+    store: Option<String>,
+    /// The secret that all gateways on one store have in common: a copy of the file `secret` in the data folder of the
+    /// first [default: the one in the data folder]
+    #[arg(long, value_name = "FILE", env = "SEMEL_SECRET_FILE")]
+    secret_file: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn read(self) -> Result<StoreFlags, ConfigError> {
+        let place = self.store.map(|text| text.parse());
+        let place =
+            place.transpose().map_err(|why: String| ConfigError::new(format!("--store or SEMEL_STORE: {why}")))?;
+        let password = match std::env::var("SEMEL_STORE_PASSWORD") {
+            Ok(password) => Some(password).filter(|password| !password.is_empty()).map(Password::new),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => return Err(ConfigError::new("SEMEL_STORE_PASSWORD is not UTF-8")),
+        };
+        Ok(StoreFlags { place, secret_file: self.secret_file, password })
+    }
 }
 
 const SERVE_HELP: &str = "\
@@ -110,6 +142,63 @@ Exit codes:
   0  stopped when asked to, and everything that ran was finished
   1  could not start or go on, or something was still running when drain_max was over
   2  wrong command line or configuration";
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Makes the tables of a store in PostgreSQL, or brings them to this release.
+    ///
+    /// The role that does owns them: it is the one to give to semel serve, which never makes tables.
+    #[command(
+        after_help = "Examples:\n  semel store migrate --store postgres://semel@db/semel\n  semel store migrate --print > semel.sql     (for psql, and whoever reviews it)\n\nExit codes:\n  0  the tables are there; or the store has none\n  1  the server failed, or is not there\n  2  wrong command line or configuration"
+    )]
+    Migrate {
+        /// Print the SQL and do nothing; needs no store
+        #[arg(long)]
+        print: bool,
+        #[command(flatten)]
+        of: StoreOf,
+    },
+    /// Says what is wrong with a store, what would be lost by it, and what to do.
+    #[command(
+        after_help = "Examples:\n  semel store check --store postgres://semel@db/semel\n  semel store check --config semel.toml\n\nExit codes:\n  0  semel serve starts on it\n  1  it does not, or the server is not there\n  2  wrong command line or configuration"
+    )]
+    Check {
+        #[command(flatten)]
+        of: StoreOf,
+    },
+    /// Counts the records of a store. It reads them all: something for operators, not for every minute.
+    #[command(
+        after_help = "Examples:\n  semel store stats --store redis://cache:6379\n  semel store stats --config semel.toml --json\n\nExit codes:\n  0  counted\n  1  the server failed, or is not there\n  2  wrong command line or configuration"
+    )]
+    Stats {
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        of: StoreOf,
+    },
+}
+
+/// Which store an operator means.
+#[derive(Args)]
+struct StoreOf {
+    /// The configuration file of the gateway (see `semel config show`); flags beat it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder of the gateway, for an embedded store [default: ./semel-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl StoreOf {
+    fn read(self) -> Result<Config, ConfigError> {
+        let gateway = GatewaySettings { data: self.data, ..GatewaySettings::default() };
+        let flags = Flags { gateway, store: self.store.read()?, ..Flags::default() };
+        Config::load(self.config.as_deref(), flags)
+    }
+}
 
 #[derive(Subcommand)]
 enum ConfigCommand {
@@ -144,6 +233,7 @@ fn main() -> ExitCode {
         Command::Call(args) => call::call(*args),
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
+        Command::Store(command) => store(command),
         Command::Config(command) => config(command),
     };
     match outcome {
@@ -156,36 +246,50 @@ fn main() -> ExitCode {
 }
 
 fn serve(flags: Serve) -> anyhow::Result<u8> {
-    let settings = GatewaySettings {
+    let gateway = GatewaySettings {
         listen: flags.listen,
         upstream: flags.upstream,
         data: flags.data,
-        store: flags.store,
         admin: flags.admin,
         log: flags.log_form,
         log_filter: flags.log,
         ..GatewaySettings::default()
     };
     let policy = PolicyFlags { preset: flags.preset, key_presence: flags.require_key.then_some(Presence::Required) };
-    let config = Config::load(flags.config.as_deref(), settings, &policy)?;
+    let store = flags.store.read()?;
+    let config = Config::load(flags.config.as_deref(), Flags { gateway, store, policy })?;
     Ok(match serve::run(config)? {
         serve::Ended::Drained => SUCCESS,
         serve::Ended::CutOff => FAILURE,
     })
 }
 
+fn store(command: StoreCommand) -> anyhow::Result<u8> {
+    use store::{Command, Form};
+    let (command, of) = match command {
+        StoreCommand::Migrate { print: true, of: _ } => {
+            print!("{}", store::migrations());
+            return Ok(SUCCESS);
+        }
+        StoreCommand::Migrate { print: false, of } => (Command::Migrate, of),
+        StoreCommand::Check { of } => (Command::Check, of),
+        StoreCommand::Stats { json, of } => (Command::Stats(if json { Form::Json } else { Form::Text }), of),
+    };
+    store::run(command, &of.read()?)
+}
+
 fn config(command: ConfigCommand) -> anyhow::Result<u8> {
     match command {
         ConfigCommand::Check { file } => {
-            let config = Config::load(Some(&file), GatewaySettings::default(), &PolicyFlags::default())?;
+            let config = Config::load(Some(&file), Flags::default())?;
             println!("{}: fine; it covers {} route(s)", file.display(), config.policy.routes().len());
             if config.gateway.upstream.is_none() {
                 println!("It names no origin: give gateway.upstream, or `semel serve --upstream URL`.");
             }
         }
         ConfigCommand::Show { config, preset } => {
-            let flags = PolicyFlags { preset, key_presence: None };
-            let config = Config::load(config.as_deref(), GatewaySettings::default(), &flags)?;
+            let policy = PolicyFlags { preset, key_presence: None };
+            let config = Config::load(config.as_deref(), Flags { policy, ..Flags::default() })?;
             print!("{}", config::show(&config));
         }
     }

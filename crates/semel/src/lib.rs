@@ -21,5 +21,5 @@ pub use body::{Body, BoxError};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use reply::{problem, problem_with_status};
-pub use secret::secret_in;
+pub use secret::{secret_from, secret_in};
 pub use semel_core as core;

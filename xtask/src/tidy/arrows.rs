@@ -10,11 +10,13 @@ use crate::shell::{self, Source};
 /// The checker must not share the judgement of what it judges, so of semel-core it may use `wire` only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("semel-core", &[]),
-    ("semel", &["semel-core"]),
+    // Servers and a proxy for tests and benches: no product needs them.
+    ("semel-servers", &[]),
+    ("semel", &["semel-core", "semel-servers"]),
     ("semel-client", &["semel-core"]),
     ("semel-check", &["semel-core"]),
-    ("semel-cli", &["semel-core", "semel", "semel-client", "semel-check"]),
-    ("semel-bench", &["semel-core", "semel"]),
+    ("semel-cli", &["semel-core", "semel", "semel-client", "semel-check", "semel-servers"]),
+    ("semel-bench", &["semel-core", "semel", "semel-servers"]),
     ("xtask", &["semel-core"]),
 ];
 

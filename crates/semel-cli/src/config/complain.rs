@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, ops::Range};
 
+use super::store::secret_of;
+
 /// `FILE:LINE:COLUMN: member: what is wrong and what would be right`, and the line it is about.
 pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, message: &str) -> String {
     let message = with_suggestion(message);
@@ -24,6 +26,11 @@ pub(super) fn complaint(file: &str, text: &str, span: Option<Range<usize>>, mess
     };
     let wants = message.ends_with("expected a string") && member.as_ref().is_some_and(is_duration);
     let message = if wants { format!("{message}, with a unit, such as \"30s\"") } else { message };
+    if let Some(secret) = secret_of(line) {
+        // Whoever reads this output is not always who may know the password.
+        out.push_str(&message.replace(secret, ".."));
+        return out;
+    }
     let width = text.get(span).unwrap_or_default().lines().next().unwrap_or_default().chars().count();
     let width = width.clamp(1, (line.chars().count() + 1).saturating_sub(column).max(1));
     let gutter = number.to_string();

@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, words};
+use super::{Config, Gateway, PasswordFrom, Place, StoreConfig, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -32,6 +32,7 @@ pub(crate) fn show(config: &Config) -> String {
         "an absolute URI where callers read about this API's idempotency",
     );
     gateway(&mut page, &config.gateway);
+    store(&mut page, &config.store);
     for route_policy in policy.routes() {
         route(&mut page, route_policy);
     }
@@ -66,8 +67,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.set("listen", text(&gateway.listen.to_string()), "where clients connect");
     let origin = gateway.upstream.as_ref().map(|origin| text(&origin.to_string()));
     page.maybe("upstream", origin, "the origin, such as \"http://127.0.0.1:3000\"");
-    page.set("data", text(&gateway.data.display().to_string()), "the folder of records and secret");
-    page.set("store", text(words::store(gateway.store)), "embedded: in data; memory: forgotten when the process ends");
+    page.set(
+        "data",
+        text(&gateway.data.display().to_string()),
+        "the folder of the secret, and of records where the store is embedded",
+    );
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
     page.maybe(
@@ -112,6 +116,82 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         "the origin's silence before its response, where no route covers",
     );
     page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
+}
+
+fn store(page: &mut Page<'_>, store: &StoreConfig) {
+    let (shared, postgres, redis) = match &store.place {
+        Place::Embedded | Place::Memory => (Applies::No, Applies::No, Applies::No),
+        Place::Postgres(_) => (Applies::Yes, Applies::Yes, Applies::No),
+        Place::Redis(_) => (Applies::Yes, Applies::No, Applies::Yes),
+    };
+    page.table("[store]");
+    page.set(
+        "url",
+        text(&store.place.to_string()),
+        "embedded: in gateway.data; memory: forgotten when the process ends; or one that gateways share: \
+         postgres://user@host/db, redis://host:6379, redis+cluster://host:6379, with TLS rediss://, rediss+cluster://",
+    );
+    page.note("What follows is for a store that gateways share.");
+    let file = |file: &Option<std::path::PathBuf>| file.as_ref().map(|path| text(&path.display().to_string()));
+    let password_file = match &store.password {
+        PasswordFrom::File(path) => Some(path.clone()),
+        PasswordFrom::Nowhere | PasswordFrom::Url(_) | PasswordFrom::Environment(_) => None,
+    };
+    page.maybe("password_file", file(&password_file), "a file with the password; or give it in SEMEL_STORE_PASSWORD");
+    page.maybe(
+        "secret_file",
+        file(&store.secret_file),
+        "a copy of the file `secret` of the first gateway's data folder; all gateways on one store need the same",
+    );
+    page.where_it_applies(shared, "connections", store.connections.to_string(), "of this gateway to the store");
+    let time = |duration| text(&words::duration(duration));
+    page.where_it_applies(shared, "statement_max", time(store.statement_max), "the store may take for one answer");
+    page.where_it_applies(shared, "connect_max", time(store.connect_max), "to reach the store");
+    page.where_it_applies(
+        shared,
+        "accept_loss",
+        store.accept_loss.to_string(),
+        "true: warn of settings by which the store may lose what it confirmed, and go on",
+    );
+    page.maybe(
+        "ca_file",
+        file(&store.ca_file),
+        "who vouches for the store's certificate (PEM), instead of the web's authorities",
+    );
+    page.maybe("client_cert_file", file(&store.client_cert_file), "a certificate (PEM) to show to the store");
+    page.maybe("client_key_file", file(&store.client_key_file), "and its key");
+    page.where_it_applies(
+        postgres,
+        "period",
+        time(store.period),
+        "PostgreSQL: a new partition as often; a quarter of the longest remember_for, from 1h to 30d",
+    );
+    page.where_it_applies(
+        postgres,
+        "prepared",
+        store.prepared.to_string(),
+        "PostgreSQL: false: without prepared statements, for a pooler that has none",
+    );
+    page.where_it_applies(redis, "prefix", text(&store.prefix), "Redis: what every key begins with");
+    page.where_it_applies(
+        redis,
+        "replicas",
+        store.replicas.to_string(),
+        "Redis: a write counts once so many replicas have it (WAIT)",
+    );
+    page.where_it_applies(
+        redis,
+        "local_aof",
+        store.local_aof.to_string(),
+        "Redis: a write counts once it is on the server's disk (WAITAOF)",
+    );
+}
+
+/// Whether a setting means something at the place where records live.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Applies {
+    Yes,
+    No,
 }
 
 fn route(page: &mut Page<'_>, route: &RoutePolicy) {
@@ -297,6 +377,13 @@ impl Page<'_> {
         match value {
             Some(value) => self.set(name, value, meaning),
             None => self.set(&format!("# {name}"), "\"\"", &format!("not set: {meaning}")),
+        }
+    }
+    /// As a comment where it would be refused.
+    fn where_it_applies(&mut self, applies: Applies, name: &str, value: impl AsRef<str>, meaning: &str) {
+        match applies {
+            Applies::Yes => self.set(name, value, meaning),
+            Applies::No => self.set(&format!("# {name}"), value, meaning),
         }
     }
     fn time(&mut self, name: &str, duration: std::time::Duration, meaning: &str) {

@@ -7,7 +7,7 @@ use semel_core::{
     policy::{OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
 };
 
-use super::{HostRule, LogForm, PublishPolicy, StoreKind};
+use super::{HostRule, LogForm, PublishPolicy};
 
 /// A duration in its largest whole unit: `24h`, `30s`.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -130,13 +130,6 @@ pub(crate) fn on_late(rule: OnLate) -> &'static str {
     match rule {
         OnLate::Ignore => "ignore",
         OnLate::Refuse => "refuse",
-    }
-}
-
-pub(crate) fn store(kind: StoreKind) -> &'static str {
-    match kind {
-        StoreKind::Embedded => "embedded",
-        StoreKind::Memory => "memory",
     }
 }
 

@@ -4,7 +4,6 @@
 //! clients, each with its own runtime and its own connections to the origin, so that an exchange never changes threads.
 
 use std::{
-    fmt::Write as _,
     io::{IsTerminal as _, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
     sync::Arc,
@@ -14,14 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::{
-    Semel,
-    store::{
-        Store,
-        embedded::{EmbeddedStore, Options, Recovery},
-        memory::MemoryStore,
-    },
-};
+use semel::Semel;
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -39,7 +31,10 @@ use self::{
     pool::Pool,
     release::Token,
 };
-use crate::config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, StoreKind, words};
+use crate::{
+    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
+    store::{self, Opened},
+};
 
 mod admin;
 mod authorize;
@@ -69,22 +64,21 @@ pub(crate) enum Ended {
 
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, policy, preset: _ } = config;
+    let Config { gateway, store: place, policy, preset: _ } = config;
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
     let token = gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
     log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
-    let secret = semel::secret_in(&gateway.data)?;
-    let (store, recovery) = open_store(&gateway)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
     let mut semel = Semel::new(policy, secret, Arc::clone(&store));
     if let Some(question) = gateway.authorize.clone() {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &recovery));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -107,46 +101,12 @@ pub(crate) fn log_to_stderr(form: LogForm, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The store, and what was found in it, in words.
-fn open_store(gateway: &Gateway) -> anyhow::Result<(Arc<dyn Store>, String)> {
-    match gateway.store {
-        StoreKind::Memory => {
-            let words = "records in memory, all forgotten when this process ends";
-            Ok((Arc::new(MemoryStore::new()), words.to_owned()))
-        }
-        StoreKind::Embedded => {
-            let (store, recovery) = EmbeddedStore::open(&gateway.data, Options::default())
-                .with_context(|| format!("cannot open the records in {}", gateway.data.display()))?;
-            Ok((Arc::new(store), recovered(&recovery)))
-        }
-    }
-}
-
-fn recovered(recovery: &Recovery) -> String {
-    let mut words = format!("{} record(s), opened in {:.0?}", recovery.records, recovery.took);
-    if recovery.abandoned_in_flight > 0 {
-        let _ = write!(
-            words,
-            "; {} of them were in flight when the process before ended: their outcome is unknown",
-            recovery.abandoned_in_flight
-        );
-    }
-    if recovery.torn_bytes > 0 {
-        let _ = write!(
-            words,
-            "; a last write of {} bytes was cut short and left out: nobody had been told that it was done",
-            recovery.torn_bytes
-        );
-    }
-    words
-}
-
 async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
     token: Option<Token>,
-    recovery: &str,
+    records: &str,
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
@@ -176,7 +136,7 @@ async fn serve(
         handles.push(handle.context("cannot start a thread")?);
     }
     let admin = operators.as_ref().map(|(_, address)| *address);
-    announce(gateway, origin, listening, admin, open.semel.policy(), recovery);
+    announce(origin, listening, admin, open.semel.policy(), records);
     if let Some((operators, _)) = operators {
         let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone() };
         tokio::spawn(admin.serve(operators));
@@ -269,19 +229,12 @@ impl Part {
 }
 
 /// A few lines for whoever started it.
-fn announce(
-    gateway: &Gateway,
-    origin: &Origin,
-    listening: SocketAddr,
-    admin: Option<SocketAddr>,
-    policy: &Policy,
-    recovery: &str,
-) {
+fn announce(origin: &Origin, listening: SocketAddr, admin: Option<SocketAddr>, policy: &Policy, records: &str) {
     let mut lines = vec![format!("listening on http://{listening}, forwarding to {origin}")];
     if let Some(admin) = admin {
         lines.push(format!("operators: http://{admin}/readyz, http://{admin}/.well-known/idempotency"));
     }
-    lines.push(format!("data in {}: {recovery}", gateway.data.display()));
+    lines.push(records.to_owned());
     lines.extend(policy.routes().iter().map(|route| in_words(route)));
     if policy.principal().is_empty() {
         lines.push(

@@ -16,6 +16,12 @@ mod clock;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod memory;
+#[cfg(feature = "postgres-store")]
+pub mod postgres;
+#[cfg(feature = "redis-store")]
+pub mod redis;
+#[cfg(any(feature = "postgres-store", feature = "redis-store"))]
+pub mod shared;
 
 pub use clock::{Clock, SimulatedClock, SystemClock};
 
@@ -49,8 +55,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, StoreError>;
 
-    /// Deletes up to `limit` records past their retention, and says how many. May do its housekeeping (trimming content
-    /// past its time, recycling space) on the way. Call until it answers less than `limit`.
+    /// Deletes up to `limit` records past their retention, and says how many it deleted itself: zero, for a store that
+    /// gives space back in bulk or has it expire. May do its housekeeping (trimming content past its time, recycling
+    /// space) on the way. Call until it answers less than `limit`.
     async fn sweep(&self, limit: u32) -> Result<u32, StoreError>;
 
     /// Proves that a swap would succeed now, by making one on a key of its own.

@@ -67,7 +67,6 @@
 
 mod faulty;
 pub mod histories;
-mod postgres;
 mod prng;
 pub mod sample;
 pub mod suite;
@@ -79,7 +78,6 @@ use async_trait::async_trait;
 pub use crate::store::SimulatedClock;
 use crate::store::{Store, memory::MemoryStore};
 pub use faulty::{Fault, FaultyStore};
-pub use postgres::PrivatePostgres;
 
 /// The time at which clocks of the suite start, in milliseconds since the Unix epoch: in October 2025, so that a store
 /// that keeps 32 bits of it fails.
@@ -90,6 +88,11 @@ pub const START_MS: u64 = 1_760_000_000_000;
 pub trait Harness: fmt::Debug + Send + Sync {
     /// What outlives the process. Cases that need more than this are listed as not applying.
     fn keeps(&self) -> Keeps;
+
+    /// How it gives space back.
+    fn sweeps(&self) -> Sweeps {
+        Sweeps::Each
+    }
 
     /// A new and empty store whose time stands still except for [`Subject::advance`].
     async fn fresh(&self) -> Box<dyn Subject>;
@@ -104,6 +107,15 @@ pub enum Keeps {
     Records,
     /// The same, and there is one owner at a time: what was in flight is abandoned once the store is opened again.
     RecordsOfOneOwner,
+}
+
+/// What [`Store::sweep`] has to do with a record that is past its retention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sweeps {
+    /// It deletes each one, and nothing else does: it can be counted.
+    Each,
+    /// Space goes back without it as well, or in bulk: its count says at most what it deleted itself.
+    InBulk,
 }
 
 /// One store under test, and its time.

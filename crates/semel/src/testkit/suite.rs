@@ -12,7 +12,7 @@ use std::{
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{Harness, Keeps};
+use super::{Harness, Keeps, Sweeps};
 use crate::store::StoreError;
 
 mod ages;
@@ -35,10 +35,19 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Case {
     /// The claim.
     pub name: &'static str,
-    /// What a store must keep for the claim to concern it.
-    pub needs: Keeps,
+    /// What a store must do for the claim to concern it.
+    pub needs: Need,
     /// Tries it, on stores of its own.
     pub run: fn(&dyn Harness) -> BoxFuture<'_, Result<(), Failure>>,
+}
+
+/// See [`Case::needs`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// To keep at least this much.
+    Keeps(Keeps),
+    /// To delete by sweeps alone, so that they can be counted ([`Sweeps::Each`]).
+    Counts,
 }
 
 /// How a store does otherwise than claimed.
@@ -59,7 +68,7 @@ pub struct CaseOutcome {
 pub enum Verdict {
     /// The store does as claimed.
     Passed,
-    /// The claim is about stores that keep more than this one.
+    /// The claim is about stores that keep more than this one, or that count what they delete.
     DoesNotApply,
     /// It does not, or hangs, or panics.
     Failed(Failure),
@@ -118,14 +127,18 @@ impl Case {
             Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
             "the suite races stores, for which it needs a runtime with several threads"
         );
-        let verdict = if harness.keeps() < self.needs {
-            Verdict::DoesNotApply
-        } else {
+        let applies = match self.needs {
+            Need::Keeps(keeps) => harness.keeps() >= keeps,
+            Need::Counts => harness.sweeps() == Sweeps::Each,
+        };
+        let verdict = if applies {
             match tokio::time::timeout(CASE_TIME_MAX, without_panics((self.run)(harness))).await {
                 Ok(Ok(())) => Verdict::Passed,
                 Ok(Err(failure)) => Verdict::Failed(failure),
                 Err(_) => Verdict::Failed(Failure(format!("no end after {CASE_TIME_MAX:?}"))),
             }
+        } else {
+            Verdict::DoesNotApply
         };
         CaseOutcome { name: self.name, verdict }
     }

@@ -10,10 +10,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use semel::{
-    testkit::PrivatePostgres,
-    transaction::{Register, Transactional},
-};
+use semel::transaction::{Register, Transactional};
+use semel_servers::PrivatePostgres;
 use sqlx::{
     Pool, Postgres, Sqlite, Transaction,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},

@@ -9,10 +9,8 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use semel::{
-    testkit::PrivatePostgres,
-    transaction::{Isolation, Transactional},
-};
+use semel::transaction::{Isolation, Transactional};
+use semel_servers::PrivatePostgres;
 use sqlx::{Pool, Postgres, postgres::PgPoolOptions};
 use tokio::sync::{Barrier, Notify};
 

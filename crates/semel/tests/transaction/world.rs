@@ -17,9 +17,9 @@ use semel::{
     Body,
     core::{policy::Policy, scope::Secret},
     store::SimulatedClock,
-    testkit::PrivatePostgres,
     transaction::{Register, Transactional, Work, migrate},
 };
+use semel_servers::PrivatePostgres;
 use sqlx::{
     Pool, Postgres, Sqlite, Transaction,
     postgres::PgPoolOptions,

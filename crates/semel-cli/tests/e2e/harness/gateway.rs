@@ -1,8 +1,10 @@
 //! The gateway as a process of its own: started, watched, stopped, killed, started again on the same data.
 
 use std::{
+    fs::Permissions,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -20,13 +22,24 @@ pub(crate) struct Setup {
     folder: Arc<TempDir>,
     config: Option<String>,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     clock: Option<String>,
 }
+
+/// The secret of all gateways that are started on a shared store: the tests play the operator who copies it.
+const SECRET: [u8; 32] = *b"the secret of every test gateway";
 
 /// A gateway in front of `origin`, without a config file, on a data folder of its own.
 pub(crate) fn gateway(origin: &Origin) -> Setup {
     let folder = TempDir::with_prefix("semel-e2e-").expect("a temporary folder");
-    Setup { origin: origin.addr, folder: Arc::new(folder), config: None, args: Vec::new(), clock: None }
+    Setup {
+        origin: origin.addr,
+        folder: Arc::new(folder),
+        config: None,
+        args: Vec::new(),
+        env: Vec::new(),
+        clock: None,
+    }
 }
 
 impl Setup {
@@ -39,6 +52,27 @@ impl Setup {
     pub(crate) fn arg(mut self, arg: &str) -> Setup {
         self.args.push(arg.to_owned());
         self
+    }
+
+    /// With one more environment variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Setup {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// On a store, which is not prepared here (see [`migrate`](super::migrate)). Whoever is on the same shared store has
+    /// the same secret, so that `gateway(&origin).on(url)` twice are two gateways of one service, on data folders of
+    /// their own.
+    pub(crate) fn on(self, store: &str) -> Setup {
+        let file = self.folder.path().join("secret-of-all");
+        std::fs::write(&file, SECRET).expect("the secret is written");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("its mode is set");
+        self.on_with_own_secret(store).arg("--secret-file").arg(&file.display().to_string())
+    }
+
+    /// The same, with the secret that is minted in its data folder.
+    pub(crate) fn on_with_own_secret(self, store: &str) -> Setup {
+        self.arg("--store").arg(store)
     }
 
     /// With the wall clock that far from the true one, such as `+24h`; in libfaketime's words.
@@ -122,6 +156,18 @@ impl Setup {
         Ok(gateway)
     }
 
+    /// Runs it to its end, where it must not start.
+    pub(crate) async fn run(&self) -> Said {
+        said("semel serve", self.command().into()).await
+    }
+
+    /// Runs `semel store NAME` on the store that it is to be started on.
+    pub(crate) async fn store_command(&self, name: &str, args: &[&str]) -> Said {
+        let mut command = program();
+        command.args(["store", name]).arg("--data").arg(self.data()).args(&self.args).args(args);
+        said(name, command).await
+    }
+
     fn command(&self) -> Command {
         // SIGXFSZ is ignored, so that a file size limit set on the running process is a failing write and not its death.
         let mut command = Command::new("sh");
@@ -144,10 +190,56 @@ impl Setup {
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
             command.env("DONT_FAKE_MONOTONIC", "1");
         }
-        command.env_remove("RUST_LOG").env_remove("SEMEL_LOG");
+        for name in UNSET {
+            command.env_remove(name);
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
+}
+
+/// What must not reach a process under test from outside.
+const UNSET: [&str; 5] = ["RUST_LOG", "SEMEL_LOG", "SEMEL_STORE", "SEMEL_STORE_PASSWORD", "SEMEL_SECRET_FILE"];
+
+/// What a command of the program said, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// Its exit code; -1 if a signal ended it.
+    pub(crate) code: i32,
+    /// Its standard output.
+    pub(crate) stdout: String,
+    /// Its standard error.
+    pub(crate) stderr: String,
+}
+
+/// Runs the program with these arguments and environment variables to its end.
+pub(crate) async fn semel(args: &[&str], env: &[(&str, &str)]) -> Said {
+    let mut command = program();
+    command.args(args).envs(env.iter().copied());
+    said(&format!("semel {args:?}"), command).await
+}
+
+fn program() -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_semel"));
+    for name in UNSET {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+async fn said(what: &str, mut command: tokio::process::Command) -> Said {
+    let output = within(&format!("the end of {what}"), command.kill_on_drop(true).output()).await;
+    let output = output.expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it speaks UTF-8");
+    Said { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Prepares a PostgreSQL database for gateways, as an operator does.
+pub(crate) async fn migrate(store: &str) {
+    let said = semel(&["store", "migrate", "--store", store], &[]).await;
+    assert_eq!(said.code, 0, "{said:?}");
 }
 
 /// The library that gives a process another wall clock. Its absence fails the test: a skipped test proves nothing.

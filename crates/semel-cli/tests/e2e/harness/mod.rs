@@ -9,7 +9,7 @@ mod origin;
 
 pub(crate) use check::{assert_problem, assert_replay, assert_same_reply, twice};
 pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_send};
-pub(crate) use gateway::{Gateway, Setup, gateway};
+pub(crate) use gateway::{Gateway, Said, Setup, gateway, migrate, semel};
 pub(crate) use origin::{Act, Cut, Gate, Origin, Part, Reply, Seen};
 
 /// How long anything may take before a test says that it hangs. Far over what a loaded machine needs.

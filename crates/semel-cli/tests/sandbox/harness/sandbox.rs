@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::ExitStatus};
 
-use semel::testkit::PrivatePostgres;
+use semel_servers::PrivatePostgres;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

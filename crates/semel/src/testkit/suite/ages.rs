@@ -6,7 +6,7 @@ use bytes::Bytes;
 use semel_core::record::{Kept, Phase, Reply};
 
 use super::{
-    Case, Failure, same,
+    Case, Failure, Need, same,
     trial::{Trial, found, found_new},
 };
 use crate::{
@@ -22,41 +22,49 @@ const MS: Duration = Duration::from_millis(1);
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a record lives until its retention, and not a millisecond longer",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(retention(h)),
     },
     Case {
         name: "past its retention a record is absent to every question",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(past_retention(h)),
     },
     Case {
         name: "content goes at replay_for, and the fact stays",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(trimming(h)),
     },
     Case {
         name: "content that may never be replayed is never shown",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(never_replayed(h)),
     },
     Case {
         name: "a sweep that trims content leaves stamp, age and retention",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(trimming_by_sweep(h)),
     },
     Case {
         name: "an age is the time since the write, by the store's clock",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(ages(h)),
     },
     Case {
         name: "every write starts the age and the retention again",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(ages_start_again(h)),
     },
-    Case { name: "an in-flight record outlives its lease", needs: Keeps::Nothing, run: |h| Box::pin(past_lease(h)) },
-    Case { name: "a retention of a century is kept", needs: Keeps::Nothing, run: |h| Box::pin(century(h)) },
+    Case {
+        name: "an in-flight record outlives its lease",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(past_lease(h)),
+    },
+    Case {
+        name: "a retention of a century is kept",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(century(h)),
+    },
 ];
 
 fn living(record: Record, retention: Duration) -> Record {
@@ -143,14 +151,14 @@ async fn trimming_by_sweep(h: &dyn Harness) -> Result<(), Failure> {
     for until in [replay_for, Duration::from_secs(50), lives.saturating_sub(MS)] {
         t.advance(until.saturating_sub(age)).await;
         age = until;
-        same("nothing is past its retention", &t.sweep_all().await?, &0)?;
+        t.sweeps("nothing is past its retention", 0).await?;
         t.lives("after a sweep", key(1), found(stamp(1, 1), record.clone(), age)).await?;
     }
     let again = put(None, stamp(1, 1), record);
     t.is_done("the same stamp again is done, trimmed or not", key(1), &again).await?;
     t.advance(MS).await;
     t.nothing_lives("past its retention", key(1)).await?;
-    same("and then it is swept", &t.sweep_all().await?, &1)
+    t.sweeps("and then it is swept", 1).await
 }
 
 async fn ages(h: &dyn Harness) -> Result<(), Failure> {
@@ -179,11 +187,11 @@ async fn ages_start_again(h: &dyn Harness) -> Result<(), Failure> {
         t.is_done("settle", key(n), &put(Some(stamp(n, 1)), stamp(n, 2), record.clone())).await?;
         t.lives("its age starts again", key(n), found(stamp(n, 2), record.clone(), Duration::ZERO)).await?;
         t.advance(settle_lives.saturating_sub(MS)).await;
-        same("nothing to sweep", &t.sweep_all().await?, &0)?;
+        t.sweeps("nothing to sweep", 0).await?;
         t.lives("to the end", key(n), found(stamp(n, 2), record, settle_lives.saturating_sub(MS))).await?;
         t.advance(MS).await;
         t.nothing_lives("past the retention of the settle", key(n)).await?;
-        same("swept once", &t.sweep_all().await?, &1)?;
+        t.sweeps("swept once", 1).await?;
     }
     Ok(())
 }
@@ -198,7 +206,7 @@ async fn past_lease(h: &dyn Harness) -> Result<(), Failure> {
         for until in [lease, lease + MS, Duration::from_secs(999)] {
             t.advance(until.saturating_sub(age)).await;
             age = until;
-            same("nothing to sweep", &t.sweep_all().await?, &0)?;
+            t.sweeps("nothing to sweep", 0).await?;
             let claim = put(None, stamp(n, 2), in_flight(n));
             t.is_found("a claim", key(n), &claim, found(stamp(n, 1), record.clone(), age)).await?;
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Case, Failure, same,
+    Case, Failure, Need, same,
     trial::{Trial, found, found_new},
 };
 use crate::{
@@ -18,38 +18,46 @@ const PHASES: [PhaseKind; 4] = [PhaseKind::InFlight, PhaseKind::Unknown, PhaseKi
 
 pub(super) const CASES: &[Case] = &[
     Case {
-        name: "a sweep removes what is past, nothing else, and counts it",
-        needs: Keeps::Nothing,
+        name: "a sweep removes what is past and nothing else",
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(sweeping(h)),
     },
     Case {
         name: "a sweep removes at most its limit, and all when called until it answers less",
-        needs: Keeps::Nothing,
+        needs: Need::Counts,
         run: |h| Box::pin(sweeping_in_steps(h)),
     },
     Case {
         name: "a sweep leaves what replaced a record that would be past",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(sweeping_after_replacement(h)),
     },
     Case {
         name: "pages of a scan are in ascending order, complete, and without repetition",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(paging(h)),
     },
     Case {
         name: "a scan shows what lives in its phase now",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(scanning_changes(h)),
     },
-    Case { name: "a load never changes anything", needs: Keeps::Nothing, run: |h| Box::pin(loading(h)) },
-    Case { name: "a probe succeeds however often it is asked", needs: Keeps::Nothing, run: |h| Box::pin(probing(h)) },
-    Case { name: "a probe leaves nothing behind", needs: Keeps::Nothing, run: |h| Box::pin(probing_leaves_nothing(h)) },
+    Case { name: "a load never changes anything", needs: Need::Keeps(Keeps::Nothing), run: |h| Box::pin(loading(h)) },
+    Case {
+        name: "a probe succeeds however often it is asked",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(probing(h)),
+    },
+    Case {
+        name: "a probe leaves nothing behind",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(probing_leaves_nothing(h)),
+    },
 ];
 
 async fn sweeping(h: &dyn Harness) -> Result<(), Failure> {
     let t = Trial::of(h).await;
-    same("nothing in a new store", &t.sweep_all().await?, &0)?;
+    t.sweeps("nothing in a new store", 0).await?;
     for n in 0..30 {
         let retention = Duration::from_secs(10 * (1 + n % 3));
         let record = match n % 5 {
@@ -63,15 +71,15 @@ async fn sweeping(h: &dyn Harness) -> Result<(), Failure> {
     }
     t.is_done("one is released, and has nothing to be swept", key(0), &remove(stamp(0, 1))).await?;
     t.advance(Duration::from_millis(9_999)).await;
-    same("at 9.999 s", &t.sweep_all().await?, &0)?;
+    t.sweeps("at 9.999 s", 0).await?;
     for (round, swept) in [(1, 9), (2, 10), (3, 10)] {
         let claim = "at the end of the next ten seconds";
         t.advance(if round == 1 { Duration::from_millis(1) } else { Duration::from_secs(10) }).await;
-        same(claim, &t.sweep_all().await?, &swept)?;
+        t.sweeps(claim, swept).await?;
         for n in 1..30 {
             same(claim, &t.load(key(n)).await?.is_some(), &(n % 3 >= round))?;
         }
-        same("and then there is no more", &t.sweep_all().await?, &0)?;
+        t.sweeps("and then there is no more", 0).await?;
     }
     Ok(())
 }
@@ -115,7 +123,7 @@ async fn sweeping_after_replacement(h: &dyn Harness) -> Result<(), Failure> {
     let claim = put(None, stamp(4, 1), in_flight(4));
     t.is_done("claim anew", key(3), &claim).await?;
 
-    same("none of them is past", &t.sweep_all().await?, &0)?;
+    t.sweeps("none of them is past", 0).await?;
     t.lives("settled", key(1), found(stamp(1, 2), completed(1, "done"), short)).await?;
     t.nothing_lives("released", key(2)).await?;
     t.lives("claimed anew", key(3), found_new(&claim)).await

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Barrier, task::JoinSet};
 
-use super::{Case, Failure, same, trial::Trial};
+use super::{Case, Failure, Need, same, trial::Trial};
 use crate::{
     store::{Found, Record, RecordKey, Stamp, Store, Swapped},
     testkit::{
@@ -24,32 +24,32 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "of 64 claims that start together, one wins and all others are told of it",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(claims_together(h)),
     },
     Case {
         name: "a claim asked several times at once by its writer is done every time",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(one_writer_asks_at_once(h)),
     },
     Case {
         name: "racing swaps form one chain per key, in an order that time allows",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(chain(h)),
     },
     Case {
         name: "racing swaps and releases form one chain per key",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(chain_with_releases(h)),
     },
     Case {
         name: "a load sees the last swap that was confirmed to anybody before it was asked",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(loads_race_swaps(h)),
     },
     Case {
         name: "a sweep that races with claims removes none of them",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(sweep_races_claims(h)),
     },
 ];

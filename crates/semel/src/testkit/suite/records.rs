@@ -9,7 +9,7 @@ use semel_core::{
 };
 
 use super::{
-    Case, Failure, same,
+    Case, Failure, Need, same,
     trial::{Trial, found_new},
 };
 use crate::{
@@ -25,21 +25,29 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "every field of every phase comes back", needs: Keeps::Nothing, run: |h| Box::pin(every_field(h)) },
+    Case {
+        name: "every field of every phase comes back",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(every_field(h)),
+    },
     Case {
         name: "header lines keep order, repetition and bytes",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(headers(h)),
     },
     Case {
         name: "empty and binary content come back byte for byte",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(contents(h)),
     },
-    Case { name: "content of a mebibyte comes back", needs: Keeps::Nothing, run: |h| Box::pin(mebibyte(h)) },
+    Case {
+        name: "content of a mebibyte comes back",
+        needs: Need::Keeps(Keeps::Nothing),
+        run: |h| Box::pin(mebibyte(h)),
+    },
     Case {
         name: "the fingerprint survives claim, settle and replay",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(fingerprints(h)),
     },
 ];

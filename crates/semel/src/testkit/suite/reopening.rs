@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Case, Failure,
+    Case, Failure, Need,
     records::shapes,
     same,
     trial::{Trial, found, found_new},
@@ -20,37 +20,37 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "opened again, it has every record that was done, in every field",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(everything(h)),
     },
     Case {
         name: "opened again, it has the last of several writes, and not what was released",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(last_writes(h)),
     },
     Case {
         name: "opened again, the same stamp again is done and a stale writer changes nothing",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(fences(h)),
     },
     Case {
         name: "opened again, ages and retentions go on from the write",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(ages(h)),
     },
     Case {
         name: "opened again, what was swept or trimmed does not come back",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(swept(h)),
     },
     Case {
         name: "opened again after many writes and much content, nothing is missing",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(much(h)),
     },
     Case {
         name: "opened again by its one owner, what was in flight is abandoned, and new claims are not",
-        needs: Keeps::RecordsOfOneOwner,
+        needs: Need::Keeps(Keeps::RecordsOfOneOwner),
         run: |h| Box::pin(abandoned(h)),
     },
 ];
@@ -150,7 +150,7 @@ async fn swept(h: &dyn Harness) -> Result<(), Failure> {
         t.is_done("put", key(n), &put(None, stamp(n, 1), record)).await?;
     }
     t.advance(seconds(90_000)).await;
-    same("five are past their retention", &t.sweep_all().await?, &5)?;
+    t.sweeps("five are past their retention", 5).await?;
     t.subject.reopen().await;
     for n in 1..=5 {
         t.nothing_lives("swept", key(n)).await?;
@@ -159,7 +159,7 @@ async fn swept(h: &dyn Harness) -> Result<(), Failure> {
         let record = Record { retention: seconds(100_000), ..completed(n, "done") };
         lives(&t, "trimmed", n, found(stamp(n, 1), record, seconds(90_000))).await?;
     }
-    same("nothing is swept twice", &t.sweep_all().await?, &0)
+    t.sweeps("nothing is swept twice", 0).await
 }
 
 async fn much(h: &dyn Harness) -> Result<(), Failure> {

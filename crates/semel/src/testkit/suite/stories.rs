@@ -1,6 +1,6 @@
 //! The corpus of histories, told by this store and by the reference.
 
-use super::{Case, Failure};
+use super::{Case, Failure, Need};
 use crate::testkit::{
     Harness, Keeps, MemorySubject,
     histories::{Interruptions, corpus},
@@ -9,12 +9,12 @@ use crate::testkit::{
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "every history is told as the reference tells it",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(as_the_reference(h, usize::MAX, Interruptions::None)),
     },
     Case {
         name: "a history is told the same by a store that is opened again in between",
-        needs: Keeps::Records,
+        needs: Need::Keeps(Keeps::Records),
         run: |h| Box::pin(as_the_reference(h, 20, Interruptions::Every(10))),
     },
 ];

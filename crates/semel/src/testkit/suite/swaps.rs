@@ -1,6 +1,6 @@
 //! What a swap answers, and what it leaves.
 
-use super::{Case, Failure, same, trial::Trial, trial::found, trial::found_new};
+use super::{Case, Failure, Need, same, trial::Trial, trial::found, trial::found_new};
 use crate::{
     store::{RecordKey, Stamp, StoreError, Swap, Swapped},
     testkit::{
@@ -11,66 +11,66 @@ use crate::{
 use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "a claim on nothing is done", needs: Keeps::Nothing, run: |h| Box::pin(claim(h)) },
+    Case { name: "a claim on nothing is done", needs: Need::Keeps(Keeps::Nothing), run: |h| Box::pin(claim(h)) },
     Case {
         name: "a second claim is told of the first and changes nothing",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(second_claim(h)),
     },
     Case {
         name: "each phase replaces the one whose stamp it expects",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(replacing(h)),
     },
     Case {
         name: "the same stamp again is done, and writes nothing",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(same_stamp_again(h)),
     },
     Case {
         name: "a claim asked again after it was replaced is told what replaced it",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(replaced_claim_again(h)),
     },
     Case {
         name: "a writer whose stamp is gone changes nothing",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(stale_writer(h)),
     },
-    Case { name: "a release frees the key", needs: Keeps::Nothing, run: |h| Box::pin(release(h)) },
+    Case { name: "a release frees the key", needs: Need::Keeps(Keeps::Nothing), run: |h| Box::pin(release(h)) },
     Case {
         name: "a release asked twice finds nothing or the next claim, and leaves both",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(release_twice(h)),
     },
     Case {
         name: "expecting a stamp where nothing lives is absent, and writes nothing",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(expecting_what_never_was(h)),
     },
     Case {
         name: "expecting nothing and putting nothing reads and changes nothing",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(deciding_read(h)),
     },
     Case {
         name: "stamps are told apart by every part of them",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(parts_of_stamps(h)),
     },
     Case {
         name: "keys are told apart by every one of their first 128 bits",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(bits_of_keys(h)),
     },
     Case {
         name: "keys that share their first 128 bits are told apart, or refused as corrupt",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(later_bits_of_keys(h)),
     },
     Case {
         name: "what one handle did, another sees at once",
-        needs: Keeps::Nothing,
+        needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(two_handles(h)),
     },
 ];

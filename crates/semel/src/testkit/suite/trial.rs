@@ -5,19 +5,20 @@ use std::{sync::Arc, time::Duration};
 use super::{Failure, same};
 use crate::{
     store::{Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, Swap, Swapped},
-    testkit::{Harness, Subject},
+    testkit::{Harness, Subject, Sweeps},
 };
 
 /// Wraps a [`Subject`]. It never keeps the store itself, so that `reopen` can let go of it.
 pub(super) struct Trial {
     pub(super) subject: Box<dyn Subject>,
+    sweeps: Sweeps,
 }
 
 pub(super) type Page = Vec<(RecordKey, Found)>;
 
 impl Trial {
     pub(super) async fn of(harness: &dyn Harness) -> Trial {
-        Trial { subject: harness.fresh().await }
+        Trial { subject: harness.fresh().await, sweeps: harness.sweeps() }
     }
 
     pub(super) fn store(&self) -> Arc<dyn Store> {
@@ -56,6 +57,15 @@ impl Trial {
             if count < 100 {
                 return Ok(swept);
             }
+        }
+    }
+
+    /// Sweeps until there is nothing left to do: so many went, or, where nobody counts, no more than that.
+    pub(super) async fn sweeps(&self, claim: &str, expected: u32) -> Result<(), Failure> {
+        let swept = self.sweep_all().await?;
+        match self.sweeps {
+            Sweeps::Each => same(claim, &swept, &expected),
+            Sweeps::InBulk => same(claim, &swept.min(expected), &swept),
         }
     }
 

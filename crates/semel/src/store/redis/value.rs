@@ -1,0 +1,226 @@
+//! What is under a key in Redis, and how scripts are asked about it.
+
+use std::{sync::LazyLock, time::Duration};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use redis::{Cmd, Value};
+use semel_core::record::ExchangeId;
+
+use super::super::{Found, PhaseKind, Record, RecordKey, Stamp, StoreError, Swap, Swapped};
+
+/// How many bytes the head of a value has; `head.lua` says what they are.
+pub(super) const HEAD_LEN: usize = 57;
+const STAMP_LEN: usize = 18;
+/// CRC-32C, after each record.
+const CHECKSUM_LEN: usize = 4;
+/// Lua counts exactly up to here: a time later than this, in milliseconds, is never.
+const NEVER_MS: u64 = 1 << 53;
+/// Retentions are cut to this, some 140,000 years, so that they can still be added to a time.
+const RETENTION_MS_MAX: u64 = 1 << 52;
+
+/// A script of ours, known to the server by its digest.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    digest: String,
+}
+
+macro_rules! script {
+    ($first_line:literal, $body:literal) => {
+        LazyLock::new(|| {
+            let text = concat!($first_line, "\n", include_str!("head.lua"), include_str!($body));
+            Script { text: text.to_owned(), digest: redis::Script::new(text).get_hash().to_owned() }
+        })
+    };
+}
+
+/// A swap that the server refuses when it has no room. It is a writing script always, so that no replica answers it.
+pub(super) static SWAP: LazyLock<Script> = script!("#!lua", "swap.lua");
+/// A swap that runs without room too: settles and releases, and reads.
+pub(super) static SWAP_ANYWAY: LazyLock<Script> = script!("#!lua flags=allow-oom", "swap.lua");
+/// See `sweep.lua`.
+pub(super) static SWEEP: LazyLock<Script> = script!("#!lua flags=allow-oom", "sweep.lua");
+
+impl Script {
+    /// Asks for it by its digest, on one key.
+    pub(super) fn by_digest(&self, key: &str, arguments: &[Bytes]) -> Cmd {
+        Script::command("EVALSHA", &self.digest, key, arguments)
+    }
+
+    /// Brings the text along, for a server that does not know it.
+    pub(super) fn by_text(&self, key: &str, arguments: &[Bytes]) -> Cmd {
+        Script::command("EVAL", &self.text, key, arguments)
+    }
+
+    fn command(name: &str, script: &str, key: &str, arguments: &[Bytes]) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(1).arg(key);
+        for argument in arguments {
+            command.arg(argument.as_ref());
+        }
+        command
+    }
+}
+
+/// The key of a record: readable, and without the braces by which a Cluster would place it otherwise.
+pub(super) fn key_text(prefix: &str, key: &RecordKey) -> String {
+    use std::fmt::Write as _;
+
+    let mut text = String::with_capacity(prefix.len() + 2 * RecordKey::LEN);
+    text.push_str(prefix);
+    for byte in key.as_bytes() {
+        write!(text, "{byte:02x}").expect("a String takes all that is written");
+    }
+    text
+}
+
+/// The record key of a key in Redis; `None` for what is no record's.
+pub(super) fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
+    let digits = key.strip_prefix(prefix.as_bytes())?;
+    if digits.len() != 2 * RecordKey::LEN || digits.iter().any(u8::is_ascii_uppercase) {
+        return None;
+    }
+    let mut bytes = [0; RecordKey::LEN];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(RecordKey::from_bytes(bytes))
+}
+
+/// Whether the server has room for new records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room {
+    Unknown,
+    None,
+}
+
+/// The arguments of `swap.lua`. `now_ms`: a simulated time; without it the server's clock counts.
+pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Vec<Bytes> {
+    let expect = swap.expect.map_or_else(Bytes::new, stamp_bytes);
+    let room = match room {
+        Room::Unknown => Bytes::new(),
+        Room::None => Bytes::from_static(b"none"),
+    };
+    let mut arguments = vec![now_argument(now_ms), expect, room];
+    let Some(put) = &swap.put else {
+        arguments.push(Bytes::new());
+        return arguments;
+    };
+    let trims = put.record.trims_at();
+    let mut body = BytesMut::new();
+    append(&put.record, &mut body);
+    let whole_len = body.len();
+    // What is left of it then, so that nobody has to read the record in order to trim it.
+    if let Some(left) = trims.and_then(|at| put.record.clone().at_age(at)) {
+        append(&left, &mut body);
+    }
+    let trims_ms = trims.map_or(NEVER_MS, |at| millis(at).min(NEVER_MS));
+    arguments.extend([
+        stamp_bytes(put.stamp),
+        decimal(millis(put.record.retention).min(RETENTION_MS_MAX)),
+        decimal(trims_ms),
+        decimal(u64::from(put.record.kind() as u8)),
+        decimal(whole_len as u64),
+        body.freeze(),
+    ]);
+    arguments
+}
+
+/// A record and its checksum.
+fn append(record: &Record, body: &mut BytesMut) {
+    let start = body.len();
+    record.encode(body);
+    let checksum = crc32c::crc32c(&body[start..]);
+    body.put_u32_le(checksum);
+}
+
+pub(super) fn now_argument(now_ms: Option<u64>) -> Bytes {
+    now_ms.map_or_else(Bytes::new, decimal)
+}
+
+/// What `swap.lua` answered, for the asker; `Ok(None)` when there is no room.
+pub(super) fn swapped(answer: Value) -> Result<Option<Swapped>, StoreError> {
+    let word = match &answer {
+        Value::BulkString(word) => word.as_slice(),
+        _ => return found(answer).map(|found| Some(Swapped::Found(found))),
+    };
+    match word {
+        b"done" => Ok(Some(Swapped::Done)),
+        b"absent" => Ok(Some(Swapped::Absent)),
+        b"full" => Ok(None),
+        _ => Err(corrupt("no such answer of a script")),
+    }
+}
+
+fn found(answer: Value) -> Result<Found, StoreError> {
+    let Value::Array(parts) = answer else { return Err(corrupt("no such answer of a script")) };
+    let Ok([Value::Int(age_ms), Value::BulkString(stamp), Value::BulkString(record)]) = <[Value; 3]>::try_from(parts)
+    else {
+        return Err(corrupt("no such answer of a script"));
+    };
+    let age = Duration::from_millis(u64::try_from(age_ms).map_err(|_| corrupt("an age below zero"))?);
+    let stamp = stamp_of(&stamp).ok_or_else(|| corrupt("its stamp"))?;
+    let mut record = Bytes::from(record);
+    let whole_len = record.len().checked_sub(CHECKSUM_LEN).ok_or_else(|| corrupt("its length"))?;
+    let checksum = record.split_off(whole_len);
+    if checksum.as_ref() != crc32c::crc32c(&record).to_le_bytes() {
+        return Err(corrupt("its record"));
+    }
+    let record = Record::decode(record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    // The script's head and the record say the same of its life, unless one of them is damaged.
+    let record = record.at_age(age).ok_or_else(|| corrupt("its head, which says that it lives"))?;
+    Ok(Found { stamp, age, abandoned: false, record })
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("a value in Redis is damaged at: {what}"))
+}
+
+/// What a walk over all keys looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) phase: PhaseKind,
+    pub(super) written_ms: u64,
+    /// When there is less of it: an age, in milliseconds.
+    pub(super) due_ms: u64,
+}
+
+impl Head {
+    /// Reads it, trusting what a script would check; damage is found by whoever loads or sweeps the record.
+    pub(super) fn read(bytes: &[u8]) -> Option<Head> {
+        let number = |at: usize| {
+            let bytes: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
+            Some(u64::from_be_bytes(bytes))
+        };
+        let phase = match bytes.get(44)? {
+            1 => PhaseKind::InFlight,
+            2 => PhaseKind::Unknown,
+            3 => PhaseKind::Completed,
+            4 => PhaseKind::Held,
+            _ => return None,
+        };
+        let (written_ms, retention_ms, trims_ms) = (number(20)?, number(28)?, number(36)?);
+        Some(Head { phase, written_ms, due_ms: retention_ms.min(trims_ms) })
+    }
+}
+
+fn stamp_bytes(stamp: Stamp) -> Bytes {
+    let mut bytes = [0; STAMP_LEN];
+    bytes[..16].copy_from_slice(&stamp.exchange.0.to_be_bytes());
+    bytes[16..].copy_from_slice(&stamp.write.to_be_bytes());
+    Bytes::copy_from_slice(&bytes)
+}
+
+fn stamp_of(bytes: &[u8]) -> Option<Stamp> {
+    let (exchange, write) = bytes.split_at_checked(16)?;
+    let exchange = ExchangeId(u128::from_be_bytes(exchange.try_into().ok()?));
+    Some(Stamp { exchange, write: u16::from_be_bytes(write.try_into().ok()?) })
+}
+
+fn decimal(n: u64) -> Bytes {
+    Bytes::from(n.to_string())
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
