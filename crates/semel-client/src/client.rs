@@ -309,6 +309,7 @@ where
             let event = match self.0.journal.begin(begin).await? {
                 Begun::Yes(event) => event,
                 Begun::KeyTaken(operation) => return Err(SendError::KeyTaken(operation)),
+                Begun::Forgotten => return Err(SendError::NoSuchOperation(intent.operation)),
             };
             stored = Stored::Yes;
             self.0.surroundings.reached(Step::BeforeSend);

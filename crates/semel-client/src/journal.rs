@@ -124,6 +124,8 @@ pub(crate) enum Begun {
     Yes(EventId),
     /// Another operation has this key at this target; nothing was written.
     KeyTaken(String),
+    /// Somebody has forgotten the operation since; nothing was written.
+    Forgotten,
 }
 
 /// What kind of exchange begins.
@@ -356,7 +358,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn()
                 continue;
             }
             if !open && job.wants != Wants::Read {
-                match connection.execute_batch("BEGIN IMMEDIATE") {
+                match rows::run(connection, "BEGIN IMMEDIATE") {
                     Ok(()) => open = true,
                     Err(error) => failed = Some(broken(error)),
                 }
@@ -381,7 +383,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn()
         }
         if open && (must_commit || failed.is_some()) {
             let end = if failed.is_some() { "ROLLBACK" } else { "COMMIT" };
-            let ended = connection.execute_batch(end).map_err(broken);
+            let ended = rows::run(connection, end).map_err(broken);
             // SQLite writes its log and leaves the barrier to us: it would use the dearer of the two that there are.
             if let Err(error) = ended.and_then(|()| barrier().map_err(broken)) {
                 failed.get_or_insert(error);
