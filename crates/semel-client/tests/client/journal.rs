@@ -27,6 +27,23 @@ async fn e5_l01_the_journal_is_durable_before_the_first_byte_leaves() {
     assert_eq!(found[0].history.len(), 1, "the attempt is there, too");
 }
 
+/// Whoever is told so may do it in another way.
+#[tokio::test]
+async fn e31_l18_a_crash_does_not_forget_what_somebody_was_told_that_it_did_not_happen() {
+    for (status, state) in [(422, State::Rejected), (401, State::Stopped)] {
+        let world = World::of([answer(status, "{}")]);
+        let client = world.client();
+        assert!(matches!(client.send(&payment().build().unwrap()).await.unwrap(), Outcome::Rejected(_)));
+        // What another machine would find on the disk now.
+        let copy = tempfile::TempDir::new().unwrap();
+        for name in ["journal.sqlite", "journal.sqlite-wal"] {
+            fs::copy(world.folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let found = Journal::open_with(copy.path(), &world.still).unwrap().list().await.unwrap();
+        assert_eq!(found.iter().map(|listed| listed.state).collect::<Vec<_>>(), [state]);
+    }
+}
+
 #[tokio::test]
 async fn l11_one_process_at_a_time() {
     let world = World::of([]);
