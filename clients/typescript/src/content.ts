@@ -16,22 +16,20 @@ export function base64(bytes: Uint8Array): string {
 
 /** As they were. */
 export function toBytes({ content = "", base64 }: { content?: string; base64?: string }): Uint8Array<ArrayBuffer> {
-  if (base64 === undefined) return new TextEncoder().encode(content) as Uint8Array<ArrayBuffer>;
-  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+  return base64
+    ? Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))
+    : (new TextEncoder().encode(content) as Uint8Array<ArrayBuffer>);
 }
 
 /** All of a content; throws if it broke off or is too long. */
 export async function whole(response: Response, bytes_max: number): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  const reader = response.body?.getReader();
-  for (let read; reader && !(read = await reader.read()).done;) {
-    length += read.value.length;
-    if (length > bytes_max) {
-      await reader.cancel();
-      throw new Error();
-    }
-    chunks.push(read.value);
-  }
-  return new Uint8Array(await new Blob(chunks as BlobPart[]).arrayBuffer());
+  let left = bytes_max;
+  const limit = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, rest) {
+      left -= chunk.length;
+      if (left < 0) throw new Error();
+      rest.enqueue(chunk);
+    },
+  });
+  return new Uint8Array(await new Response(response.body?.pipeThrough(limit)).arrayBuffer());
 }

@@ -3,7 +3,7 @@
 import { CONTENT_BYTES_MAX, fromBytes, toBytes, whole } from "./content.js";
 import { SemelError } from "./error.js";
 import { intentOf, isSecret, keyHeader, scopeOf, type Intent } from "./intent.js";
-import type { Entry, Journal, State } from "./journal.js";
+import type { Durable, Entry, Journal, State } from "./journal.js";
 import { isSuccess, judge, type Event, type Judged, type Outcome, type Table } from "./judge.js";
 import type { Told } from "./log.js";
 import { publishedWindow } from "./published.js";
@@ -104,7 +104,7 @@ export async function idempotentFetch(url: string | URL, init: RequestInit, opti
   if (flight?.same !== same) {
     const end = journal.turn(operation, async () => {
       const before = await journal.get(operation);
-      return run(options, continued(intent, before), [policy], init.signal);
+      return run(options, { ...intent, entry: continued(intent.entry, before) }, [policy], init.signal);
     });
     flight = { same, end };
     flying.set(operation, flight);
@@ -117,16 +117,16 @@ export async function idempotentFetch(url: string | URL, init: RequestInit, opti
 }
 
 /** What there is to send for a request: itself, or what is known under its name. */
-function continued({ entry, secrets }: Intent, before: Entry | undefined): Intent {
+function continued(entry: Entry, before: Entry | undefined): Entry {
   const { operation } = entry;
-  if (!before) return { entry, secrets };
+  if (!before) return entry;
   const anotherKey = entry.given && entry.key !== before.key;
   const changed = entry.fingerprint !== before.fingerprint || entry.preset !== before.preset;
   // It is known that nothing happened: a corrected one under the same name is a new one.
-  if (["rejected", "stopped"].includes(before.state) && (anotherKey || changed)) return { entry, secrets };
+  if (["rejected", "stopped"].includes(before.state) && (anotherKey || changed)) return entry;
   if (anotherKey) throw new SemelError("another-key", operation);
   if (changed) throw new SemelError("edited", operation);
-  return { entry: before, secrets };
+  return before;
 }
 
 /**
@@ -171,7 +171,7 @@ async function run(
   tables: readonly Table[],
   signal: AbortSignal | null | undefined,
 ): Promise<End> {
-  const { operation, url, history } = entry;
+  const { url, history } = entry;
   const preset = tables.find((table) => table.preset === entry.preset)!;
   const budget = { ...preset.budget };
   if (attemptsMax) budget.attempts_max = attemptsMax;
@@ -191,16 +191,18 @@ async function run(
     }
     return judge(table, { path: new URL(url).pathname, key: entry.key }, history, clock.now());
   };
-  const stands = async (state: State, why: string): Promise<void> => {
+  const stands = (state: State, why: string, durable: Durable): Promise<void> => {
     Object.assign(entry, { state, why, state_ms: clock.now() });
-    await journal.put(entry);
+    return journal.put(entry, durable);
   };
   const conclude = async (judged: Judged): Promise<End> => {
-    const { verdict, resumable, why } = judged;
-    const state =
-      verdict === "done" ? verdict : verdict === "undecided" ? "unresolved" : resumable ? "stopped" : "rejected";
-    // Told again, it stays where it was, and since when.
-    if (entry.state !== state || entry.why !== why) await stands(state, why);
+    const { verdict, resumable, why, outcome } = judged;
+    const state = verdict === "done" ? verdict : resumable ? "stopped" : (outcome as "rejected" | "unresolved");
+    // Told again, it stays where it was, and since when. Whoever is told that it did not happen may do it in another way,
+    // so no crash may forget that. If one forgets anything else, the API is asked again, with the same key.
+    if (entry.state !== state || entry.why !== why) {
+      await stands(state, why, verdict === "rejected" ? "now" : "soon");
+    }
     return [entry, judged];
   };
 
@@ -210,14 +212,14 @@ async function run(
     // Over, and told again; a crash can come between the last answer and this.
     if (judged.verdict === "done" || (judged.verdict === "rejected" && !judged.resumable)) return conclude(judged);
     const scope = await scopeOf(entry.key, url, secrets);
-    if (judged.open && scope !== entry.scope) throw new SemelError("other-credentials", operation);
+    if (judged.open && scope !== entry.scope) throw new SemelError("other-credentials", entry.operation);
     entry.scope = scope;
     history.push({ act: "resumed", at_ms: clock.now() });
   }
   for (let paused = false; ;) {
     const judged = await judgeNow();
-    const { verdict, at_least_ms, at_most_ms, path } = judged;
-    if (verdict !== "retry" && verdict !== "read") return conclude(judged);
+    const { at_least_ms, at_most_ms, path } = judged;
+    if (judged.outcome) return conclude(judged);
     // The caller has seen enough: the operation stays as it is.
     if (signal?.aborted) return [entry, { ...judged, verdict: "undecided", why: "interrupted", outcome: "unresolved" }];
     // After a pause it is judged again: a machine that slept may wake up after the window.
@@ -230,13 +232,13 @@ async function run(
     const event: Event = { at_ms: clock.now() };
     if (path) event.act = "read";
     history.push(event);
-    // Before the first byte leaves: a crash from here on is an attempt that may have happened.
-    await stands("open", "");
+    // Before the first byte leaves: a crash from here on is an attempt that may have happened. Losing a read loses nothing.
+    await stands("open", "", path ? "soon" : "now");
     Object.assign(event, await exchange(fetch, table, entry, secrets, path, signal), { end_ms: clock.now() });
     const next = await judgeNow();
     log?.({ entry, table, judged: next, secrets });
     // A last word is written down together with where it leaves the operation.
-    if (next.verdict === "retry" || next.verdict === "read") await journal.put(entry);
+    if (!next.outcome) await journal.put(entry, "soon");
   }
 }
 
@@ -250,11 +252,15 @@ async function exchange(
   signal: AbortSignal | null | undefined,
 ): Promise<Partial<Event>> {
   const stop = new AbortController();
-  const abort = (): void => stop.abort();
   const headers = new Headers(path ? [] : entry.headers);
-  const init: RequestInit = { headers, redirect: "manual", cache: "no-store", signal: stop.signal };
+  const init: RequestInit = {
+    headers,
+    redirect: "manual",
+    cache: "no-store",
+    signal: stop.signal,
+    ...(entry.credentials && { credentials: entry.credentials }),
+  };
   secrets.forEach((secret) => headers.set(...secret));
-  if (entry.credentials) init.credentials = entry.credentials;
   if (!path) {
     init.method = entry.method;
     const bytes = toBytes(entry);
@@ -262,13 +268,12 @@ async function exchange(
     const header = keyHeader(table, entry);
     if (header) headers.set(...header);
   }
-  const timer = setTimeout(abort, table.budget.attempt_max_ms);
-  signal?.addEventListener("abort", abort);
+  const end = onFirst(table.budget.attempt_max_ms, signal, () => stop.abort());
   try {
     const response = await fetch(new URL(path ?? "", entry.url).href, init);
-    const { status, type } = response;
+    const { status } = response;
     // A browser shows nothing of a redirect but that it is one.
-    if (type === "opaqueredirect") return { status: 300 };
+    if (!status) return { status: 300 };
     const content = fromBytes(await whole(response, CONTENT_BYTES_MAX));
     // Cookies are credentials, too.
     const told = [...response.headers].filter(([name]) => !isSecret(name));
@@ -276,8 +281,8 @@ async function exchange(
   } catch (error) {
     return { failure: isNotSent(error) ? "not-sent" : "no-response" };
   } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", abort);
+    // What is over cannot be stopped any more.
+    end();
   }
 }
 
@@ -287,6 +292,8 @@ function result([entry, judged]: End): Result {
   const outcome = judged.outcome!;
   const seen = entry.history.findLast(({ act }) => act === (outcome === "already-exists" ? "read" : undefined));
   const { status, headers = {} } = seen ?? {};
+  // What has no content must not have an empty one where its status forbids that, such as 204.
+  const bytes = toBytes(seen ?? {});
   return {
     outcome,
     happened: verdict === "done",
@@ -295,9 +302,7 @@ function result([entry, judged]: End): Result {
     why,
     open,
     resumable: resumable ?? outcome === "unresolved",
-    ...(status && {
-      response: new Response([204, 205, 304].includes(status) ? null : toBytes(seen!), { status, headers }),
-    }),
+    ...(status && { response: new Response(bytes.length ? bytes : null, { status, headers }) }),
   };
 }
 
@@ -307,7 +312,7 @@ function isNotSent(error: unknown): boolean {
   const isConnect = (cause: Cause): boolean =>
     cause?.errors?.length
       ? cause.errors.every(isConnect)
-      : cause?.code === "UND_ERR_CONNECT_TIMEOUT" || /^(connect|getaddrinfo)$/.test(cause?.syscall ?? "");
+      : /^connect$|^getaddrinfo$|_CONNECT_TIMEOUT$/.test(cause?.syscall ?? cause?.code ?? "");
   return isConnect((error as { cause?: Cause } | undefined)?.cause);
 }
 
@@ -319,20 +324,23 @@ interface Flight {
 
 const flights = new WeakMap<Journal, Map<string, Flight>>();
 
+/** Runs `run` after that time, or when the signal is aborted, or when what this gives is called. */
+function onFirst(ms: number, signal: AbortSignal | null | undefined, run: () => void): () => void {
+  const first = (): void => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", first);
+    run();
+  };
+  const timer = setTimeout(first, ms);
+  signal?.addEventListener("abort", first);
+  return first;
+}
+
 /** Timers hold no more. */
 const SLEEP_MS_MAX = 2 ** 31 - 1;
 
 const system: Clock = {
   now: () => Date.now(),
-  sleep: (ms, signal) =>
-    new Promise((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", done);
-        resolve();
-      };
-      const timer = setTimeout(done, Math.min(ms, SLEEP_MS_MAX));
-      signal?.addEventListener("abort", done);
-    }),
+  sleep: (ms, signal) => new Promise((done) => void onFirst(Math.min(ms, SLEEP_MS_MAX), signal, done)),
   draw: (least, most) => least + Math.floor(Math.random() * (most - least + 1)),
 };

@@ -50,7 +50,7 @@ export async function intentOf(
   }
   const fingerprint = await digest([request.method, target.href, headers], content);
   const kept = fromBytes(content);
-  let given = key !== undefined;
+  let given = !!key;
   if ("member" in place) {
     const before = kept.content;
     [key, kept.content] = keyInContent(place.member, key, policy.preset, before);
@@ -142,8 +142,9 @@ const OPERATIONS = [0x21, 0xf7, 0x5e, 0x72, 0x7c, 0xa4, 0x50, 0x88, 0x9a, 0xc4, 
 export function keyHeader(policy: Table, { key, url }: Entry): [name: string, value: string] | undefined {
   const place = routeOf(policy, new URL(url).pathname).key;
   if ("member" in place) return undefined;
-  // The draft says that the value is a structured-field String, in quotes (section 2.1); the vendors take it bare.
-  return [place.header, policy.preset === "ietf" ? `"${key.replace(/["\\]/g, "\\$&")}"` : key];
+  // The draft says that the value is a structured-field String, in quotes (section 2.1); the vendors take it bare. Of a
+  // printable ASCII text, JSON makes the same.
+  return [place.header, policy.preset === "ietf" ? JSON.stringify(key) : key];
 }
 
 /** Whose key space the keys live in at this address: a digest, which tells nothing about the credentials. */

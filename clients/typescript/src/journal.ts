@@ -39,15 +39,21 @@ export interface Entry {
   history: Event[];
 }
 
+/**
+ * `now`, the default: when it resolves the entry is kept, as durably as the journal can. `soon`: it is there for who asks,
+ * and kept with the next one that is kept now, or a moment later; a crash in between may take it.
+ */
+export type Durable = "now" | "soon";
+
 /** Where operations survive: `memoryJournal()`, `fileJournal()` of `semel/node`, `webJournal()` of `semel/web`. */
 export interface Journal {
   /** One operation, or undefined. */
   get(operation: string): Promise<Entry | undefined>;
   /**
-   * Keeps an entry in place of the one with the same operation, as durably as the journal can when it resolves. Rejects
-   * with `key-taken`, and keeps nothing, if another operation has the same key at the same address.
+   * Keeps an entry in place of the one with the same operation. Rejects with `key-taken`, and keeps nothing, if another
+   * operation has the same key at the same address.
    */
-  put(entry: Entry): Promise<void>;
+  put(entry: Entry, durable?: Durable): Promise<void>;
   /** All of them, the oldest first. */
   list(): Promise<Entry[]>;
   /** Forgets one. Only what is over, or what a person looked up, is safe to forget. */

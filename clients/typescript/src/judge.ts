@@ -156,7 +156,8 @@ export function judge(table: Table, { path, key }: Operation, history: readonly 
       continue;
     }
     pause_from = end_ms + askedPause(event, end_ms);
-    const content = readContent(event);
+    const text = status && !event.base64 ? (event.content ?? "") : undefined;
+    const content = { text, json: parse(text) };
     const holding = (when: When): boolean => holds(when, event, content, open_since !== undefined);
     if (act === "attempt") {
       run_from ??= at_ms;
@@ -211,27 +212,29 @@ export function judge(table: Table, { path, key }: Operation, history: readonly 
     const earliest = Math.max(pause_from, now_ms);
     const doubled = Math.min(budget.pause_max_ms, budget.pause_base_ms * 2 ** Math.max(0, tries - 1));
     const run_end = run_from! + budget.elapsed_max_ms;
-    if (tries >= budget.attempts_max) return stop(true, "attempts-over");
-    if (earliest > run_end) return stop(true, "elapsed-over");
-    if (earliest > until) return stop(true, "window-over");
     const latest = Math.min(Math.max(pause_from + doubled, now_ms), run_end, until);
-    return act(verdict, earliest - now_ms, latest - now_ms);
+    return tries >= budget.attempts_max
+      ? stop(true, "attempts-over")
+      : earliest > run_end
+        ? stop(true, "elapsed-over")
+        : earliest > until
+          ? stop(true, "window-over")
+          : act(verdict, earliest - now_ms, latest - now_ms);
   };
 
-  switch (verdict) {
-    case "send":
-      return now_ms > window_end ? undecided("window-over") : act("retry", 0, 0);
-    case "look":
-      return pause("read", reads, Infinity);
-    case "retry":
-      return pause("retry", attempts, window_end);
-    case "read":
-      return act("read", 0, 0);
-    case "rejected":
-      return stop(!!resumable, why);
-    case "undecided":
-      return undecided(why);
-  }
+  return verdict === "send"
+    ? now_ms > window_end
+      ? undecided("window-over")
+      : act("retry", 0, 0)
+    : verdict === "look"
+      ? pause("read", reads, Infinity)
+      : verdict === "retry"
+        ? pause(verdict, attempts, window_end)
+        : verdict === "read"
+          ? act(verdict, 0, 0)
+          : verdict === "rejected"
+            ? stop(!!resumable, why)
+            : undecided(why);
 }
 
 export function isSuccess(status = 0): boolean {
@@ -247,9 +250,8 @@ export function routeOf(table: Table, path: string): Route {
 export function matches(template: string, path: string): boolean {
   const parts = path.split("/").filter(Boolean);
   const wanted = template.split("/").filter(Boolean);
-  const rest = wanted.at(-1) === "*" && wanted.pop();
   return (
-    (rest ? parts.length >= wanted.length : parts.length === wanted.length) &&
+    (wanted.at(-1) === "*" && wanted.pop() ? parts.length >= wanted.length : parts.length === wanted.length) &&
     wanted.every((segment, at) => segment[0] === "{" || segment === parts[at])
   );
 }
@@ -263,11 +265,6 @@ function escape(text: string): string {
 interface Content {
   json?: unknown;
   text: string | undefined;
-}
-
-function readContent({ status, content = "", base64 }: Event): Content {
-  const text = status && base64 === undefined ? content : undefined;
-  return { text, json: parse(text) };
 }
 
 /** The value of a JSON text; undefined where it is none. */
@@ -284,7 +281,7 @@ export function pointer(json: unknown, path: string): unknown {
   for (const token of path.split("/").slice(1)) {
     const name = token.replaceAll("~1", "/").replaceAll("~0", "~");
     // `length` is an own property of arrays and no element.
-    if (!(Array.isArray(json) ? /^(0|[1-9]\d*)$/.test(name) : isObject(json)) || !Object.hasOwn(json as object, name))
+    if (typeof json !== "object" || !Object.hasOwn(json ?? {}, name) || (Array.isArray(json) && name === "length"))
       return;
     json = (json as { [name: string]: unknown })[name];
   }
@@ -307,15 +304,16 @@ function field({ headers = {} }: Event, name: string): string | undefined {
 /** Whether all conditions hold. One that a table can put to a reply only finds nothing in a failure, and so fails. */
 function holds(when: When, event: Event, { json, text }: Content, open: boolean): boolean {
   const { status } = event;
-  const said = typeof json === "string" ? json : isObject(json) ? json.error : text;
-  const code = field(event, "idempotency-problem") ?? (isObject(json) && json.code);
+  const object = isObject(json) ? json : undefined;
+  const said = typeof json === "string" ? json : object ? object.error : text;
+  const code = field(event, "idempotency-problem") ?? object?.code;
   const found: { [condition: string]: unknown[] } = {
     open: [open],
     failure: status ? [] : [event.failure ?? "no-response"],
     status: [`${status}`, `${status}`[0] + "xx"],
     code: status! >= 400 && status! <= 599 ? [code] : [],
     text: typeof said === "string" ? [trim(said)] : [],
-    retryable: isObject(json) ? [json.retryable] : [],
+    retryable: [object?.retryable],
     member: [when.member],
     is: [when.member && pointer(json, when.member)],
   };
@@ -323,7 +321,7 @@ function holds(when: When, event: Event, { json, text }: Content, open: boolean)
     condition === "header"
       ? Object.entries(when.header!).every(([name, value]) => {
           const there = field(event, name);
-          return there !== undefined && (value === "*" || there.toLowerCase() === value.toLowerCase());
+          return value === "*" ? there !== undefined : there?.toLowerCase() === value.toLowerCase();
         })
       : [wanted].flat().some((one) => found[condition]!.includes(one)),
   );
@@ -335,5 +333,5 @@ function askedPause(event: Event, end_ms: number): number {
   if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
   const date_ms = Date.parse(text);
   // Of all the forms that Date reads, only the one that it writes back is an IMF-fixdate.
-  return new Date(date_ms).toUTCString() === text ? Math.max(0, date_ms - end_ms) || 0 : 0;
+  return new Date(date_ms).toUTCString() === text && date_ms > end_ms ? date_ms - end_ms : 0;
 }

@@ -25,33 +25,29 @@ export async function publishedWindow(
   fetch: typeof globalThis.fetch,
 ): Promise<number | undefined> {
   const { origin, pathname } = new URL(url);
-  if (!known.has(origin)) {
-    try {
+  try {
+    if (!known.has(origin)) {
       // No credentials: it is public.
       const init: RequestInit = { credentials: "omit", signal: AbortSignal.timeout(PUBLISHED_MAX_MS) };
       const response = await fetch(`${origin}/.well-known/idempotency`, init);
       const { content } = fromBytes(await whole(response, PUBLISHED_BYTES_MAX));
       known.set(origin, response.status === 200 ? parse(content) : null);
-    } catch {
-      return undefined;
     }
+    return windowOf(known.get(origin), method, pathname);
+  } catch {
+    // Not to be had, not what it should be, or nothing about this operation.
+    return undefined;
   }
-  return windowOf(known.get(origin), method, pathname);
 }
 
 /**
  * A key is safe to send again for as long as it is remembered; where an expired one executes afresh, only for as long
  * as replies are.
  */
-export function windowOf(document: unknown, method: string, path: string): number | undefined {
-  try {
-    const { version, routes } = document as { version: number; routes: Route[] };
-    const route = version === 1 && routes.find((one) => one.methods.includes(method) && matches(one.path, path));
-    if (!route) return undefined;
-    const { replay_for, remember_for, unknown_for } = route.times_seconds;
-    const seconds = Math.min(route.retry.on_expired === "refuse" ? remember_for : replay_for, unknown_for);
-    return seconds >= 0 ? Math.floor(seconds * 1000) : undefined;
-  } catch {
-    return undefined;
-  }
+function windowOf(document: unknown, method: string, path: string): number | undefined {
+  const { version, routes } = document as { version: number; routes: Route[] };
+  const route = routes.find((one) => version === 1 && one.methods.includes(method) && matches(one.path, path))!;
+  const { replay_for, remember_for, unknown_for } = route.times_seconds;
+  const seconds = Math.min(route.retry.on_expired === "refuse" ? remember_for : replay_for, unknown_for);
+  return seconds >= 0 ? Math.floor(seconds * 1000) : undefined;
 }

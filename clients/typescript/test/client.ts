@@ -15,10 +15,10 @@ function tell(line: unknown): void {
 function mortal(journal: Journal): Journal {
   let puts = 0;
   const reached = (step: string) => step === die && process.kill(process.pid, "SIGKILL");
-  const put: Journal["put"] = async (entry) => {
+  const put: Journal["put"] = async (entry, durable) => {
     puts++;
     if (reached(`before-${puts}`)) return new Promise(() => {});
-    await journal.put(entry);
+    await journal.put(entry, durable);
     if (reached(`after-${puts}`)) return new Promise(() => {});
   };
   return { ...journal, put };

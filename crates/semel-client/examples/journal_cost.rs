@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use semel_client::{Client, Intent, Journal};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 21;
 const CALLS: usize = 400;
 const TOGETHER: usize = 64;
 
@@ -33,6 +33,7 @@ async fn main() {
         times[times.len() / 2].as_micros()
     };
     println!("median microseconds of one fdatasync, of one call alone; calls per fdatasync at {TOGETHER} together");
+    let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         let (mut raw, mut alone) = (Vec::new(), Vec::new());
         // One after the other, so that both see the same disk.
@@ -63,5 +64,11 @@ async fn main() {
         #[expect(clippy::cast_precision_loss, reason = "microseconds")]
         let (times, per) = (alone as f64 / raw as f64, raw as f64 / each.max(1) as f64);
         println!("{raw:>6} {alone:>6} ({times:.2} times)  {per:>6.1}");
+        rounds.push((times, per));
     }
+    rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let (least, middle) = (rounds[0].0, rounds[ROUNDS / 2].0);
+    rounds.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let per = rounds[ROUNDS / 2].1;
+    println!("of {ROUNDS} rounds: median {middle:.2} times, least {least:.2}; median {per:.1} calls per fdatasync");
 }

@@ -264,7 +264,7 @@ where
         };
         if let Some(outcome) = over {
             // A crash can come between the last answer and this.
-            self.conclude(&intent, &judged);
+            self.conclude(&intent, &judged).await?;
             return Ok(outcome);
         }
         if judged.open && scope != self.scope(&intent) {
@@ -285,7 +285,7 @@ where
                 Verdict::RetryAfter { at_least_ms, at_most_ms } => (Act::Attempt, *at_least_ms, *at_most_ms, None),
                 Verdict::Read { path, at_least_ms, at_most_ms } => (Act::Read, *at_least_ms, *at_most_ms, Some(path)),
                 Verdict::Done(_) | Verdict::GiveUp { .. } | Verdict::Undecided => {
-                    self.conclude(&intent, &judged);
+                    self.conclude(&intent, &judged).await?;
                     return Ok(outcome(&intent, &table, &judged, &history).expect("a final verdict has an outcome"));
                 }
             };
@@ -309,6 +309,7 @@ where
             let event = match self.0.journal.begin(begin).await? {
                 Begun::Yes(event) => event,
                 Begun::KeyTaken(operation) => return Err(SendError::KeyTaken(operation)),
+                Begun::Forgotten => return Err(SendError::NoSuchOperation(intent.operation)),
             };
             stored = Stored::Yes;
             self.0.surroundings.reached(Step::BeforeSend);
@@ -343,7 +344,7 @@ where
     }
 
     /// Writes down where it stands.
-    fn conclude(&self, intent: &Intent, judged: &Judged<'_>) {
+    async fn conclude(&self, intent: &Intent, judged: &Judged<'_>) -> Result<(), JournalError> {
         let state = match &judged.verdict {
             Verdict::Done(_) => State::Done,
             Verdict::GiveUp { resumable: false } => State::Rejected,
@@ -352,7 +353,7 @@ where
             Verdict::RetryAfter { .. } | Verdict::Read { .. } => State::Open,
         };
         let at_ms = self.0.surroundings.now_ms();
-        self.0.journal.stands(&intent.operation, state, judged.why, at_ms);
+        self.0.journal.stands(&intent.operation, state, judged.why, at_ms).await
     }
 
     /// Whose key space the keys of this client live in at this target (L1): the journal keeps a digest of it.

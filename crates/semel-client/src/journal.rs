@@ -1,8 +1,9 @@
 //! Where intents survive: one folder, one process at a time, durable before the first byte leaves.
 //!
 //! SQLite in WAL mode with a commit per group of callers (`docs/decisions/0008-client.md`). What must be durable is
-//! awaited: that an attempt begins. What was seen is written with the next commit, or a moment later: if it is lost in
-//! a crash, the attempt counts as one whose response was lost.
+//! awaited: that an attempt begins, and that somebody is told that an operation did not happen. What else was seen is
+//! written with the next commit, or a moment later: if it is lost in a crash, the attempt counts as one whose response was
+//! lost.
 
 use std::{
     collections::HashSet,
@@ -124,6 +125,8 @@ pub(crate) enum Begun {
     Yes(EventId),
     /// Another operation has this key at this target; nothing was written.
     KeyTaken(String),
+    /// Somebody has forgotten the operation since; nothing was written.
+    Forgotten,
 }
 
 /// What kind of exchange begins.
@@ -249,10 +252,24 @@ impl Journal {
         self.tell(move |connection| rows::resumed(connection, &operation, at_ms));
     }
 
-    /// Writes down where an operation stands.
-    pub(crate) fn stands(&self, operation: &str, state: State, why: &str, at_ms: u64) {
+    /// Writes down where an operation stands. That it did not happen is durable when this returns: whoever is told so may
+    /// do it in another way, and a crash must not make it open again.
+    pub(crate) async fn stands(
+        &self,
+        operation: &str,
+        state: State,
+        why: &str,
+        at_ms: u64,
+    ) -> Result<(), JournalError> {
         let (operation, why) = (operation.to_owned(), why.to_owned());
-        self.tell(move |connection| rows::stands(connection, &operation, state, &why, at_ms));
+        let work = move |connection: &Connection| rows::stands(connection, &operation, state, &why, at_ms);
+        match state {
+            State::Rejected | State::Stopped => self.run(Wants::Durable, work).await,
+            State::Open | State::Done | State::Unresolved => {
+                self.tell(work);
+                Ok(())
+            }
+        }
     }
 
     /// A digest of credentials that only this journal can compare.
@@ -356,7 +373,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn()
                 continue;
             }
             if !open && job.wants != Wants::Read {
-                match connection.execute_batch("BEGIN IMMEDIATE") {
+                match rows::run(connection, "BEGIN IMMEDIATE") {
                     Ok(()) => open = true,
                     Err(error) => failed = Some(broken(error)),
                 }
@@ -381,7 +398,7 @@ fn keep(connection: &Connection, queue: &mpsc::Receiver<Job>, barrier: impl Fn()
         }
         if open && (must_commit || failed.is_some()) {
             let end = if failed.is_some() { "ROLLBACK" } else { "COMMIT" };
-            let ended = connection.execute_batch(end).map_err(broken);
+            let ended = rows::run(connection, end).map_err(broken);
             // SQLite writes its log and leaves the barrier to us: it would use the dearer of the two that there are.
             if let Err(error) = ended.and_then(|()| barrier().map_err(broken)) {
                 failed.get_or_insert(error);

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { mkdir, open, readFile, rename, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { SemelError } from "../error.js";
-import { Entries, isForgotten, Turns, type Entry, type Journal } from "../journal.js";
+import { Entries, isForgotten, Turns, type Durable, type Entry, type Journal } from "../journal.js";
 import { lockFolder, type Lock } from "./lock.js";
 
 /** The first line of the file. */
@@ -16,6 +16,8 @@ const FORMAT = "semel-journal 1";
 const WASTE_BYTES_MAX = 1 << 20;
 /** So many puts share one write to the disk. */
 const GROUP_PUTS_MAX = 512;
+/** What is to be kept soon waits so long for one that is kept now, in milliseconds. */
+const SOON_MAX_MS = 100;
 
 /** A journal in a folder. */
 export interface FileJournal extends Journal {
@@ -51,8 +53,8 @@ function unusable(folder: string, error: unknown): SemelError {
 /** A change: an entry, or the name of one that is forgotten. */
 type Change = Entry | { forget: string };
 
-function frame(changes: Change[]): string {
-  const json = JSON.stringify(changes);
+function frame(changes: string[]): string {
+  const json = `[${changes.join()}]`;
   return `${checksum(json)} ${json}\n`;
 }
 
@@ -100,7 +102,7 @@ async function rewrite(folder: string, entries: Entries): Promise<FileHandle> {
     await file.writeFile(
       `${FORMAT}\n${entries
         .list()
-        .map((entry) => frame([entry]))
+        .map((entry) => frame([JSON.stringify(entry)]))
         .join("")}`,
     );
     await file.sync();
@@ -115,17 +117,20 @@ async function rewrite(folder: string, entries: Entries): Promise<FileHandle> {
   }
 }
 
-/** A put that waits for the disk. */
+/** A change, as JSON, that waits for the disk; and who waits for it. */
 interface Waiting {
-  change: Change;
-  kept: () => void;
-  failed: (error: unknown) => void;
+  change: string;
+  kept?: () => void;
+  failed?: (error: unknown) => void;
 }
 
 class Log {
   readonly #turns = new Turns();
   readonly #queue: Waiting[] = [];
   #writer: Promise<void> | undefined;
+  /** Whether what is in the queue waits no longer. */
+  #due = false;
+  #soon: NodeJS.Timeout | undefined;
   #broken: SemelError | undefined;
 
   constructor(
@@ -141,7 +146,7 @@ class Log {
   journal(): FileJournal {
     return {
       get: async (operation) => this.entries.get(operation),
-      put: (entry) => this.#keep(entry),
+      put: (entry, durable) => this.#keep(entry, durable),
       list: async () => this.entries.list(),
       forget: (operation) => this.#keep({ forget: operation }),
       turn: (operation, run) => this.#turns.take(operation, run),
@@ -149,27 +154,41 @@ class Log {
     };
   }
 
-  async #keep(change: Change): Promise<void> {
+  async #keep(change: Change, durable: Durable = "now"): Promise<void> {
     if (this.#broken) throw this.#broken;
     // In memory first: it says who has the key, and the file is written in the same order.
-    const copy = structuredClone(change);
-    apply(this.entries, copy);
-    const kept = new Promise<void>((kept, failed) => this.#queue.push({ change: copy, kept, failed }));
-    this.#writer ??= this.#write();
+    apply(this.entries, change);
+    const json = JSON.stringify(change);
+    if (durable === "soon") {
+      this.#queue.push({ change: json });
+      this.#soon ??= setTimeout(() => this.#hurry(), SOON_MAX_MS);
+      return;
+    }
+    const kept = new Promise<void>((kept, failed) => this.#queue.push({ change: json, kept, failed }));
+    this.#hurry();
     return kept;
   }
 
-  /** Writes groups for as long as there is something to write. */
+  #hurry(): void {
+    clearTimeout(this.#soon);
+    this.#soon = undefined;
+    if (!this.#queue.length) return;
+    this.#due = true;
+    this.#writer ??= this.#write();
+  }
+
+  /** Writes groups for as long as there is something that waits no longer. */
   async #write(): Promise<void> {
-    while (this.#queue.length) {
+    while (this.#due) {
       const group = this.#queue.splice(0, GROUP_PUTS_MAX);
+      this.#due = this.#queue.length > 0;
       try {
         if (this.#broken) throw this.#broken;
         const text = frame(group.map(({ change }) => change));
         await this.file.writeFile(text);
         await this.file.datasync();
         this.length += text.length;
-        group.forEach(({ kept }) => kept());
+        group.forEach(({ kept }) => kept?.());
         if (this.length > 2 * this.live + WASTE_BYTES_MAX) await this.#rewrite();
       } catch (error) {
         // What is on the disk now nobody knows: nothing more is written until it is opened again.
@@ -177,7 +196,7 @@ class Log {
           "journal-broken",
           `the journal cannot be written: ${String(error)}; open it again`,
         );
-        group.forEach(({ failed }) => failed(this.#broken));
+        group.forEach(({ failed }) => failed?.(this.#broken));
       }
     }
     this.#writer = undefined;
@@ -191,6 +210,7 @@ class Log {
   }
 
   async #close(): Promise<void> {
+    this.#hurry();
     await this.#writer;
     this.#broken ??= new SemelError("journal-broken", "the journal is closed");
     await this.file.close();

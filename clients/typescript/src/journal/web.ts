@@ -51,10 +51,14 @@ async function indexedDb(name: string): Promise<Kept> {
   // Another version of this page may want to change it.
   database.onversionchange = () => database.close();
 
-  /** Resolves when the transaction is on the disk. */
-  async function transact<T>(mode: IDBTransactionMode, run: (entries: IDBObjectStore) => Promise<T>): Promise<T> {
+  /** Resolves when the transaction is on the disk; a relaxed one, when the system has it. */
+  async function transact<T>(
+    mode: IDBTransactionMode,
+    run: (entries: IDBObjectStore) => Promise<T>,
+    durability: IDBTransactionDurability = "strict",
+  ): Promise<T> {
     try {
-      const transaction = database.transaction(ENTRIES, mode, { durability: "strict" });
+      const transaction = database.transaction(ENTRIES, mode, { durability });
       const done = new Promise<void>((kept, failed) => {
         transaction.oncomplete = () => kept();
         transaction.onabort = () => failed(transaction.error);
@@ -71,12 +75,17 @@ async function indexedDb(name: string): Promise<Kept> {
 
   return {
     get: (operation) => transact("readonly", (entries) => asked<Entry | undefined>(entries.get(operation))),
-    put: (entry) =>
-      transact("readwrite", async (entries) => {
-        const holder = await asked<Entry | undefined>(entries.index(CLAIM).get([entry.key, entry.url]));
-        if (holder && holder.operation !== entry.operation) throw keyTaken(holder.operation);
-        await asked(entries.put(entry));
-      }),
+    put: (entry, durable) =>
+      transact(
+        "readwrite",
+        async (entries) => {
+          const holder = await asked<Entry | undefined>(entries.index(CLAIM).get([entry.key, entry.url]));
+          if (holder && holder.operation !== entry.operation) throw keyTaken(holder.operation);
+          await asked(entries.put(entry));
+        },
+        // A tab that is closed loses nothing of it, either.
+        durable === "soon" ? "relaxed" : "strict",
+      ),
     list: async () => oldestFirst(await transact("readonly", (entries) => asked<Entry[]>(entries.getAll()))),
     forget: (operation) => transact("readwrite", async (entries) => void (await asked(entries.delete(operation)))),
   };

@@ -1,6 +1,11 @@
 //! The tables of a journal, and the way into them and out.
 
-use std::{collections::HashSet, fs::File, path::Path};
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -16,10 +21,16 @@ use crate::intent::{GivenKey, Intent, Key};
 /// Raised when a journal of this program could not be read by the one before.
 const FORMAT: i64 = 1;
 
+/// The log is moved into the database when it has so many pages.
+const LOG_PAGES_MAX: u32 = 400;
+/// It takes so many bytes on the disk: its pages, and the commit that goes beyond them.
+const LOG_BYTES: usize = 2 << 20;
+
 const SCHEMA: &str = "
 CREATE TABLE journal (secret BLOB NOT NULL) STRICT;
 CREATE TABLE intent (
-    operation TEXT PRIMARY KEY,
+    n INTEGER PRIMARY KEY,
+    operation TEXT NOT NULL UNIQUE,
     key TEXT NOT NULL,
     given_key INTEGER NOT NULL,
     preset TEXT NOT NULL,
@@ -35,9 +46,9 @@ CREATE TABLE intent (
     why TEXT NOT NULL,
     state_ms INTEGER NOT NULL,
     UNIQUE (target, key)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE event (
-    operation TEXT,
+    intent INTEGER,
     n INTEGER,
     act TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
@@ -46,7 +57,7 @@ CREATE TABLE event (
     headers BLOB,
     content BLOB,
     checksum INTEGER,
-    PRIMARY KEY (operation, n)
+    PRIMARY KEY (intent, n)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -60,6 +71,7 @@ pub(super) fn open(folder: &Path) -> Result<(Connection, File), JournalError> {
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         // SQLite's own barriers are those that keep the database whole; what a commit said waits for the caller's.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES_MAX, |_| Ok(()))?;
         connection.pragma_query_value(None, "user_version", |row| row.get(0))
     })()
     .map_err(|error| wrong(&error))?;
@@ -87,15 +99,32 @@ pub(super) fn open(folder: &Path) -> Result<(Connection, File), JournalError> {
     if check != "ok" {
         return Err(JournalError::Format { folder: folder.to_owned(), why: check });
     }
-    // The log is there from the first read on until the connection is closed. That it is there must be durable, too.
-    let log = File::options().write(true).open(folder.join("journal.sqlite-wal"));
-    let log = log.and_then(|log| File::open(folder)?.sync_all().map(|()| log));
-    let log = log.map_err(|error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() })?;
+    let log =
+        open_log(folder).map_err(|error| JournalError::Folder { folder: folder.to_owned(), why: error.to_string() })?;
     Ok((connection, log))
+}
+
+/// The log of SQLite: it is there from the first read on until the connection is closed.
+///
+/// It gets all its bytes now, as zeros, which SQLite reads as its end. A barrier after a write that makes a file longer
+/// has to wait for the file system's own journal, too, and costs half as much again.
+fn open_log(folder: &Path) -> io::Result<File> {
+    let mut log = File::options().append(true).open(folder.join("journal.sqlite-wal"))?;
+    let there = usize::try_from(log.metadata()?.len()).unwrap_or(usize::MAX);
+    log.write_all(&vec![0; LOG_BYTES.saturating_sub(there)])?;
+    log.sync_all()?;
+    // That it is there must be durable, too.
+    File::open(folder)?.sync_all()?;
+    Ok(log)
 }
 
 pub(super) fn format(folder: &Path, error: &rusqlite::Error) -> JournalError {
     JournalError::Format { folder: folder.to_owned(), why: error.to_string() }
+}
+
+/// Runs a statement without values.
+pub(super) fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(|_| ())
 }
 
 pub(super) fn secret(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
@@ -106,8 +135,8 @@ pub(super) fn secret(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
 pub(super) fn forget(connection: &Connection, before_ms: u64) -> rusqlite::Result<()> {
     let before_ms = int(before_ms);
     let transaction = connection.unchecked_transaction()?;
-    let over = "SELECT operation FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1";
-    transaction.execute(&format!("DELETE FROM event WHERE operation IN ({over})"), [before_ms])?;
+    let over = "SELECT n FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1";
+    transaction.execute(&format!("DELETE FROM event WHERE intent IN ({over})"), [before_ms])?;
     let forgotten =
         transaction.execute("DELETE FROM intent WHERE state IN ('done', 'rejected') AND state_ms < ?1", [before_ms])?;
     transaction.commit()?;
@@ -120,9 +149,18 @@ pub(super) fn operations(connection: &Connection) -> rusqlite::Result<HashSet<St
 }
 
 pub(super) fn forget_one(connection: &Connection, operation: &str) -> Result<bool, JournalError> {
-    let delete = |from| connection.execute(&format!("DELETE FROM {from} WHERE operation = ?1"), [operation]);
-    delete("event").map_err(broken)?;
-    delete("intent").map_err(broken).map(|deleted| deleted > 0)
+    delete(connection, operation).map_err(broken)
+}
+
+/// Whether it was there.
+fn delete(connection: &Connection, operation: &str) -> rusqlite::Result<bool> {
+    let number = "SELECT n FROM intent WHERE operation = ?1";
+    let number = connection.prepare_cached(number)?.query_row([operation], |row| row.get::<_, i64>(0)).optional()?;
+    if let Some(number) = number {
+        connection.execute("DELETE FROM event WHERE intent = ?1", [number])?;
+        connection.execute("DELETE FROM intent WHERE n = ?1", [number])?;
+    }
+    Ok(number.is_some())
 }
 
 pub(super) fn begin(connection: &Connection, begin: &Begin) -> Result<Begun, JournalError> {
@@ -147,24 +185,25 @@ pub(super) fn begin(connection: &Connection, begin: &Begin) -> Result<Begun, Jou
         Act::Attempt => "attempt",
         Act::Read => "read",
     };
-    add(connection, &begin.operation, act, begin.at_ms).map(|n| Begun::Yes(EventId(n)))
+    let number = add(connection, &begin.operation, act, begin.at_ms)?;
+    Ok(number.map_or(Begun::Forgotten, |number| Begun::Yes(EventId(number))))
 }
 
-/// One more event of an operation, and its number.
-fn add(connection: &Connection, operation: &str, act: &str, at_ms: u64) -> Result<i64, JournalError> {
-    let insert = "INSERT INTO event (operation, n, act, at_ms) \
-                  SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3 FROM event WHERE operation = ?1 RETURNING n";
+/// One more event of an operation, and its number; `None` where the operation is not there any more.
+fn add(connection: &Connection, operation: &str, act: &str, at_ms: u64) -> Result<Option<i64>, JournalError> {
+    let insert = "INSERT INTO event (intent, n, act, at_ms) \
+                  SELECT n, 1 + coalesce((SELECT max(n) FROM event WHERE event.intent = intent.n), 0), ?2, ?3 \
+                  FROM intent WHERE operation = ?1 RETURNING n";
     connection
         .prepare_cached(insert)
-        .and_then(|mut statement| statement.query_row(params![operation, act, int(at_ms)], |row| row.get(0)))
+        .and_then(|mut insert| insert.query_row(params![operation, act, int(at_ms)], |row| row.get(0)).optional())
         .map_err(broken)
 }
 
 /// A new operation; one by the same name that is over is replaced, events and all.
 fn insert(connection: &Connection, intent: &Intent, begin: &Begin) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM event WHERE operation = ?1")?.execute([&intent.operation])?;
+    delete(connection, &intent.operation)?;
     let headers = headers_to_bytes(&intent.headers);
-    connection.prepare_cached("DELETE FROM intent WHERE operation = ?1")?.execute([&intent.operation])?;
     let insert = "INSERT INTO intent (operation, key, given_key, preset, method, target, headers, content, \
                   fingerprint, created_ms, checksum, scope, state, why, state_ms) \
                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'open', '', ?10)";
@@ -198,7 +237,7 @@ pub(super) fn end(
         Saw::Reply(reply) => (i64::from(reply.status.as_u16()), headers_to_bytes(&reply.headers), &reply.content[..]),
     };
     let update = "UPDATE event SET end_ms = ?2, status = ?3, headers = ?4, content = ?5, checksum = ?6 \
-                  WHERE n = ?1 AND operation = ?7";
+                  WHERE n = ?1 AND intent = (SELECT n FROM intent WHERE operation = ?7)";
     let checksum = checksum([&status.to_le_bytes()[..], &headers, content]);
     connection
         .prepare_cached(update)
@@ -291,8 +330,8 @@ fn read(row: &Row<'_>) -> Result<Known, JournalError> {
 }
 
 fn history(connection: &Connection, operation: &str) -> Result<Vec<Event>, JournalError> {
-    let query =
-        "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event WHERE operation = ?1 ORDER BY n";
+    let query = "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event \
+                 WHERE intent = (SELECT n FROM intent WHERE operation = ?1) ORDER BY n";
     let mut statement = connection.prepare_cached(query).map_err(broken)?;
     let events = statement.query_map([operation], |row| Ok(event(row))).map_err(broken)?;
     events.map(|event| event.map_err(broken)?.ok_or_else(|| JournalError::Damaged(operation.to_owned()))).collect()

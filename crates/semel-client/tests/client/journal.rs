@@ -1,8 +1,9 @@
 //! The folder: locked, durable first, recovered, refused when damaged.
 
-use std::{fs, io::Write as _};
+use std::{fs, sync::Arc};
 
-use semel_client::{Journal, JournalError, Outcome, SendError, State};
+use semel_client::{Event, Journal, JournalError, Outcome, Saw, SendError, State, System};
+use tokio::sync::Notify;
 
 use crate::world::{Step, World, answer, payment};
 
@@ -26,6 +27,23 @@ async fn e5_l01_the_journal_is_durable_before_the_first_byte_leaves() {
     assert_eq!(found[0].history.len(), 1, "the attempt is there, too");
 }
 
+/// Whoever is told so may do it in another way.
+#[tokio::test]
+async fn e31_l18_a_crash_does_not_forget_what_somebody_was_told_that_it_did_not_happen() {
+    for (status, state) in [(422, State::Rejected), (401, State::Stopped)] {
+        let world = World::of([answer(status, "{}")]);
+        let client = world.client();
+        assert!(matches!(client.send(&payment().build().unwrap()).await.unwrap(), Outcome::Rejected(_)));
+        // What another machine would find on the disk now.
+        let copy = tempfile::TempDir::new().unwrap();
+        for name in ["journal.sqlite", "journal.sqlite-wal"] {
+            fs::copy(world.folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let found = Journal::open_with(copy.path(), &world.still).unwrap().list().await.unwrap();
+        assert_eq!(found.iter().map(|listed| listed.state).collect::<Vec<_>>(), [state]);
+    }
+}
+
 #[tokio::test]
 async fn l11_one_process_at_a_time() {
     let world = World::of([]);
@@ -33,6 +51,17 @@ async fn l11_one_process_at_a_time() {
     assert!(matches!(Journal::open(world.folder.path()), Err(JournalError::Locked(_))));
     drop(journal);
     Journal::open(world.folder.path()).unwrap();
+}
+
+/// Behind the last frame of SQLite's log (sqlite.org/fileformat2.html, section 4.1): those of this round have its salt.
+fn end_of_log(log: &[u8]) -> usize {
+    let frame = 24 + u32::from_be_bytes(log[8..12].try_into().unwrap()) as usize;
+    let mut end = 32;
+    while log.get(end + 8..end + 16) == Some(&log[16..24]) {
+        end += frame;
+    }
+    assert!(end > 32, "there are frames");
+    end
 }
 
 #[tokio::test]
@@ -52,9 +81,12 @@ async fn l17_a_torn_tail_is_dropped_and_what_it_told_of_is_maybe_sent() {
         });
         world.client().send(&payment().build().unwrap()).await.unwrap();
         // A crash in the middle of the next write.
-        let mut log = fs::File::options().append(true).open(copy.path().join("journal.sqlite-wal")).unwrap();
-        log.write_all(&vec![0x5a; torn]).unwrap();
-        drop(log);
+        let path = copy.path().join("journal.sqlite-wal");
+        let mut log = fs::read(&path).unwrap();
+        let end = end_of_log(&log);
+        assert!(log[end..].iter().all(|byte| *byte == 0) && end + torn < log.len(), "room for the next one");
+        log[end..end + torn].fill(0x5a);
+        fs::write(&path, log).unwrap();
         world.api.then([Step::Answer(201, &[("idempotent-replayed", "true")], "{}".to_owned())]);
         let client = world.client_on(Journal::open(copy.path()).unwrap());
         let resumed = client.resume().await.unwrap();
@@ -106,6 +138,36 @@ async fn what_is_forgotten_is_free() {
     assert!(!client.journal().forget("payment-7").await.unwrap());
     assert!(client.journal().list().await.unwrap().is_empty());
     assert!(client.send(&payment().json("{}").build().unwrap()).await.unwrap().happened());
+}
+
+/// Its number in the database is free for the next operation: what comes of the forgotten one must not be taken for that
+/// one's, and nothing more is sent for it.
+#[tokio::test]
+async fn what_is_forgotten_on_its_way_is_not_sent_again_and_is_nobody_elses() {
+    let (there, go) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+    let gate = |status| Step::Gate(Arc::clone(&there), Arc::clone(&go), status);
+    let world = World::of([gate(500), gate(201)]);
+    let client = world.client().surroundings(System);
+    let send = |operation: &str| {
+        let (client, intent) = (client.clone(), payment().operation(operation).build().unwrap());
+        tokio::spawn(async move { client.send(&intent).await })
+    };
+    let forgotten = send("payment-7");
+    there.notified().await;
+    assert!(client.journal().forget("payment-7").await.unwrap());
+    let other = send("payment-8");
+    there.notified().await;
+    // The first that waits is the first that goes.
+    go.notify_one();
+    let refused = forgotten.await.unwrap();
+    assert!(matches!(&refused, Err(SendError::NoSuchOperation(id)) if id == "payment-7"), "{refused:?}");
+    assert_eq!(world.api.seen().len(), 2);
+    let listed = client.journal().list().await.unwrap();
+    let histories: Vec<_> = listed.iter().map(|listed| (listed.intent.operation(), &listed.history[..])).collect();
+    let unanswered = |event: &Event| matches!(event, Event::Attempt { saw: Saw::NoResponse, .. });
+    assert!(matches!(&histories[..], [("payment-8", [event])] if unanswered(event)), "{histories:?}");
+    go.notify_one();
+    assert!(other.await.unwrap().unwrap().happened());
 }
 
 #[tokio::test]
