@@ -12,6 +12,7 @@ use crate::config::{
 mod call;
 mod config;
 mod demo;
+mod init;
 mod sandbox;
 mod serve;
 
@@ -48,6 +49,7 @@ enum Command {
     Resume(call::Resume),
     #[command(subcommand)]
     Journal(call::JournalCommand),
+    Init(init::Init),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -144,6 +146,7 @@ fn main() -> ExitCode {
         Command::Call(args) => call::call(*args),
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
+        Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
     match outcome {
