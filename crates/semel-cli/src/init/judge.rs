@@ -180,8 +180,7 @@ fn section(document: &Document<'_>, api: &Api<'_>, operation: &Operation<'_>) ->
             });
         }
     };
-    let name = if operation.id.is_empty() { String::new() } else { format!("{}, ", shown(operation.id)) };
-    lines.push(Line::Set { name: "path", value: quoted(&path), why: format!("{name}line {line}") });
+    lines.push(Line::Set { name: "path", value: quoted(&path), why: at(&shown(operation.id), line) });
     lines.push(Line::Set {
         name: "methods",
         value: format!("[{}]", quoted(operation.method.as_str())),
@@ -203,6 +202,12 @@ fn section(document: &Document<'_>, api: &Api<'_>, operation: &Operation<'_>) ->
     if operation.is_open && api.operations.iter().any(|other| !other.is_open && other.method != Method::GET) {
         let text = "it asks for no credentials: callers without any share one key space".to_owned();
         lines.push(Line::Decide { line, text });
+    }
+    let is_conditional = |p: &Parameter<'_>| p.place == "header" && p.name.eq_ignore_ascii_case("If-Match");
+    if operation.parameters.iter().any(is_conditional) {
+        lines.push(Line::Say(
+            "If-Match: a retry after a success is refused by the API (RFC 9110 section 13.1.1).".to_owned(),
+        ));
     }
     large_content(operation, &mut lines);
     statuses(operation, &mut lines);
@@ -239,7 +244,7 @@ fn key(
         None => Vec::new(),
     };
     if let Some(field) = fields.iter().find(|field| is_key_name(field.name) && field.facts.is_text()) {
-        let why = format!("documented, line {}", field.line);
+        let why = at("as documented", field.line);
         lines.push(Line::Set { name: "key", value: quoted("member"), why });
         lines.push(Line::Set { name: "key_member", value: pointer(field.name), why: String::new() });
         if field.is_required {
@@ -259,7 +264,7 @@ fn key(
             "{name} may be an idempotency key: it is one if a retry repeats it, and none if every try has its own"
         );
         lines.push(Line::Decide { line: header.line, text });
-        let why = format!("line {}", header.line);
+        let why = at("", header.line);
         lines.push(Line::Propose { name: "key_header".to_owned(), value: quoted(header.name), why });
     } else {
         let reasons = reasons(document, api, operation)?;
@@ -277,7 +282,7 @@ fn key(
 }
 
 fn key_header(document: &Document<'_>, header: &Parameter<'_>, lines: &mut Vec<Line>) -> Result<(), Wrong> {
-    let why = format!("{}, line {}", shown(header.name), header.line);
+    let why = at(&shown(header.name), header.line);
     if header.name.eq_ignore_ascii_case("Idempotency-Key") {
         let presence = if header.is_required { "required" } else { "optional" };
         lines.push(Line::Set { name: "key_presence", value: quoted(presence), why });
@@ -479,50 +484,58 @@ fn large_content(operation: &Operation<'_>, lines: &mut Vec<Line>) {
     }
 }
 
-/// The responses whose statuses clients of a gateway meet too, and which of its problems they correspond to.
+/// The responses whose statuses clients of a gateway meet too, and which of its problems they tell.
 fn statuses(operation: &Operation<'_>, lines: &mut Vec<Line>) {
     let mut proposed: Vec<ProblemType> = Vec::new();
+    let has_key = key_headers(operation).next().is_some();
     for response in &operation.responses {
-        let problem = problem(response.status, response.description);
-        if !matches!(response.status, "409" | "422" | "425" | "503") && problem.is_none() {
+        let problems = problems(response.status, response.description, has_key);
+        if !matches!(response.status, "409" | "422" | "425" | "503") && problems.is_empty() {
             continue;
         }
         lines.push(Line::Say(format!("{}: \"{}\"", shown(response.status), shown(response.description))));
-        let Some((problem, status)) = problem else { continue };
-        if problem.default_status().as_u16() != status && !proposed.contains(&problem) {
-            proposed.push(problem);
-            lines.push(Line::Propose {
-                name: format!("problems.{}", problem.code()),
-                value: format!("{{ status = {status} }}"),
-                why: format!("as the API says it; otherwise {}", problem.default_status().as_u16()),
-            });
+        for problem in problems {
+            let default = problem.default_status();
+            if default.as_str() != response.status && !proposed.contains(&problem) {
+                proposed.push(problem);
+                lines.push(Line::Propose {
+                    name: format!("problems.{}", problem.code()),
+                    value: format!("{{ status = {} }}", response.status),
+                    why: format!("as the API says it; otherwise {default}", default = default.as_str()),
+                });
+            }
         }
     }
 }
 
-/// The problem of Semel's that a documented response tells, with its status.
-fn problem(status: &str, description: &str) -> Option<(ProblemType, u16)> {
-    let number = status.parse::<u16>().ok().filter(|number| (400..=499).contains(number))?;
-    if number == 425 {
-        return Some((ProblemType::InFlight, number));
+/// The problems of Semel's that a documented response tells.
+fn problems(status: &str, description: &str, has_key: bool) -> Vec<ProblemType> {
+    const MEANINGS: [(ProblemType, &[&str]); 4] = [
+        (
+            ProblemType::InFlight,
+            &["in progress", "in flight", "in-flight", "concurrent", "still being", "still runs", "still running"],
+        ),
+        (ProblemType::KeyReused, &["different", "reuse", "re-use", "mismatch", "another", "not match"]),
+        (ProblemType::KeyMissing, &["missing", "required"]),
+        (ProblemType::KeyInvalid, &["invalid", "malformed"]),
+    ];
+    if !status.starts_with('4') || status.len() != 3 || !status.bytes().all(|b| b.is_ascii_digit()) {
+        return Vec::new();
     }
-    if !says(description, &["idempoten", "same key"]) {
-        return None;
+    if status == "425" {
+        return vec![ProblemType::InFlight];
     }
-    let kind =
-        if says(description, &["in progress", "in flight", "in-flight", "concurrent", "still being", "processing"]) {
-            ProblemType::InFlight
-        } else if says(description, &["different", "reuse", "re-use", "mismatch", "another", "does not match", "other"])
-        {
-            ProblemType::KeyReused
-        } else if says(description, &["missing", "required"]) {
-            ProblemType::KeyMissing
-        } else if says(description, &["invalid", "malformed"]) {
-            ProblemType::KeyInvalid
-        } else {
-            return None;
-        };
-    Some((kind, number))
+    if !says(description, &["idempoten", "same key"]) && !(has_key && says(description, &["the key", "this key"])) {
+        return Vec::new();
+    }
+    let meant = MEANINGS.iter().filter(|(_, words)| says(description, words));
+    let several: Vec<ProblemType> = meant.map(|(problem, _)| *problem).collect();
+    // "A key is required" and "the key is invalid" are told with 400; with another status these words mean something else.
+    let is_told = |problem: &ProblemType| match problem {
+        ProblemType::KeyMissing | ProblemType::KeyInvalid => !several.contains(&ProblemType::KeyReused),
+        _ => true,
+    };
+    several.iter().copied().filter(is_told).collect()
 }
 
 /// The headers that are idempotency keys by their names.
@@ -607,6 +620,15 @@ fn words(name: &str) -> Vec<String> {
 
 fn is_money(name: &str) -> bool {
     words(name).iter().any(|word| MONEY.contains(&word.as_str()) || MONEY.contains(&singular(word).as_str()))
+}
+
+/// Something and its line, as far as they are known.
+pub(super) fn at(what: &str, line: usize) -> String {
+    match (what, line) {
+        (what, 0) => what.to_owned(),
+        ("", line) => format!("line {line}"),
+        (what, line) => format!("{what}, line {line}"),
+    }
 }
 
 fn pointer(member: &str) -> String {

@@ -63,7 +63,9 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
         return Err(ConfigError::new(format!("{output} is there already: give --force, or another --output")).into());
     }
     let bytes = read(&init.document).map_err(|error| ConfigError::new(format!("cannot read {name}: {error}")))?;
-    let written = file(&name, &bytes).map_err(|wrong| ConfigError::new(complaint(&name, &wrong)))?;
+    let in_file = init.document.file_name().unwrap_or_default().to_string_lossy();
+    let in_file = if is_dash(&init.document) { name.as_str() } else { in_file.as_ref() };
+    let written = file(in_file, &bytes).map_err(|wrong| ConfigError::new(complaint(&name, &wrong)))?;
     // Nobody should get a file from here that `semel serve` refuses.
     Config::read("semel.toml", &written.text, GatewaySettings::default(), &PolicyFlags::default()).map_err(
         |error| anyhow!("what came of {name} is no configuration, which is a fault of this program: {error}"),
@@ -114,7 +116,7 @@ fn complaint(name: &str, wrong: &Wrong) -> String {
 fn report(name: &str, written: &Written) {
     let (deserving, decisions) = (written.deserving.len(), written.decisions.len());
     eprintln!(
-        "semel init: {} operations covered, {deserving} of them deserve a key and take none, {decisions} things to look at",
+        "semel init: operations covered: {}; that take no key and deserve one: {deserving}; to look at: {decisions}",
         written.covered
     );
     let mut notes: Vec<&Note> = written.deserving.iter().chain(&written.decisions).collect();

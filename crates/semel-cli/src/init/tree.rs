@@ -25,7 +25,7 @@ impl Wrong {
     }
 }
 
-/// A value and the line on which it begins, counted from 1.
+/// A value and the line on which it begins, counted from 1; 0 in a document of one line, whose numbers would say nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub line: usize,
@@ -175,6 +175,7 @@ fn line_at(bytes: &[u8], at: usize) -> usize {
 
 fn json(text: &str) -> Result<Node, Wrong> {
     let bytes = text.as_bytes();
+    let is_one_line = !text.trim().contains('\n');
     let mut parser = LowLevelJsonParser::new().with_max_stack_size(2 * DOCUMENT_DEPTH_MAX + 8);
     let mut builder = Builder::default();
     let (mut at, mut line) = (0, 1);
@@ -182,6 +183,7 @@ fn json(text: &str) -> Result<Node, Wrong> {
         // A value has the line on which it begins, and none holds a line break.
         let blank = bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace() || b",:".contains(byte)).count();
         line += bytes[at..at + blank].iter().filter(|byte| **byte == b'\n').count();
+        line *= usize::from(!is_one_line);
         let result = parser.parse_next(&bytes[at..], true);
         at += result.consumed_bytes;
         let event = match result.event {

@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 
 use super::{
     document::{Api, Note, Scheme},
-    judge::{Line, Section},
+    judge::{Line, Section, at},
 };
 use crate::config::Origin;
 
@@ -55,14 +55,12 @@ pub(super) struct Written {
 /// Writes the file for an API that the document `name` describes.
 pub(super) fn write(name: &str, api: &Api<'_>, sections: &[Section], notes: &[Note]) -> Written {
     let mut out = Out::default();
-    out.say(&format!(
-        "Written by `semel init` from {}, {} (OpenAPI {}). It is yours: the document is not read again.",
-        shown(name),
-        api.title,
-        api.openapi
-    ));
-    out.blank();
-    out.say(LEGEND);
+    let of = format!("{}, {} (OpenAPI {})", shown(name), api.title, api.openapi);
+    out.say(&format!("Written by `semel init` from {of}. It is yours: the document is not read again."));
+    for paragraph in LEGEND {
+        out.text.push_str("#\n");
+        out.say(paragraph);
+    }
     out.blank();
     for note in notes {
         out.line(&Line::Decide { line: note.line, text: note.text.clone() });
@@ -100,7 +98,7 @@ pub(super) fn write(name: &str, api: &Api<'_>, sections: &[Section], notes: &[No
             "Not covered: what is idempotent by itself (RFC 9110 section 9.2.2), as long as the API keeps to that.",
         );
         for operation in unneeded {
-            out.say(&format!("  {}, line {}", heading(operation), operation.line));
+            out.wrap("#   ", "#   ", &at(&heading(operation), operation.line));
         }
     }
     let covered = sections.iter().filter(|section| section.is_route).count();
@@ -116,11 +114,14 @@ pub(super) fn write(name: &str, api: &Api<'_>, sections: &[Section], notes: &[No
     Written { text: out.text, covered, deserving: out.deserving, decisions: out.decisions }
 }
 
-const LEGEND: &str = "Lines with \"decide:\" are what the document cannot say, and where to say it. A setting in a comment \
-is a proposal: take its # away to have it. `semel config show` lists all settings, `semel config check` says what is wrong \
-with a file. A request without a key passes through as before, unless key_presence = \"required\". Responses are listed where \
-Semel tells problems with their statuses too: 409 in-flight, outcome-unknown and reply-gone, 422 key-reused, 503 \
-store-unavailable; a 503 of the API is taken for \"nothing happened\" (effect_none).";
+const LEGEND: [&str; 3] = [
+    "Lines with \"decide:\" are what the document cannot say. A setting in a comment is a proposal: take its # away to have \
+     it. `semel config show` lists all settings, `semel config check` says what is wrong with a file.",
+    "A request without a key passes through as before, unless key_presence = \"required\".",
+    "Responses of the API are listed where clients meet their statuses from Semel too: 409 in-flight, outcome-unknown and \
+     reply-gone, 422 key-reused, 503 store-unavailable (all in docs/reference/problems.md). A 503 of the API is taken for \
+     \"nothing happened\": see effect_none.",
+];
 
 fn heading(operation: &super::document::Operation<'_>) -> String {
     format!("{} {}", operation.method, shown(&operation.path))
@@ -202,7 +203,7 @@ fn gateway(api: &Api<'_>) -> Vec<Line> {
     };
     match server.origin() {
         Some(origin) if origin.starts_with("http://") && origin.parse::<Origin>().is_ok() => {
-            let why = format!("the first of `servers`, line {}", server.line);
+            let why = at("the first of `servers`", server.line);
             vec![Line::Set { name: "upstream", value: quoted(origin), why }]
         }
         Some(origin) => {
@@ -242,22 +243,32 @@ impl Out {
         self.text.push('\n');
     }
 
-    /// A comment, wrapped; what follows its first line is set in.
+    /// A comment, wrapped.
     fn say(&mut self, text: &str) {
-        let mut line = "#".to_owned();
-        let indent = &text[..text.len() - text.trim_start().len()];
-        line.push_str(indent);
+        self.wrap("# ", "# ", text);
+    }
+
+    /// The same with every line but the first set in.
+    fn decide(&mut self, text: &str) {
+        self.wrap("# decide: ", "#   ", &format!("{text}."));
+    }
+
+    fn wrap(&mut self, first: &str, other: &str, text: &str) {
+        let mut line = first.to_owned();
+        let mut is_begun = false;
         for word in text.split_whitespace() {
-            if line.chars().count() + 1 + word.chars().count() > WIDTH {
-                self.text.push_str(&line);
-                self.text.push('\n');
-                line = format!("#{indent}  ");
+            if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                let _ = writeln!(self.text, "{line}");
+                line = other.to_owned();
+                is_begun = false;
             }
-            line.push(' ');
+            if is_begun {
+                line.push(' ');
+            }
             line.push_str(word);
+            is_begun = true;
         }
-        self.text.push_str(&line);
-        self.text.push('\n');
+        let _ = writeln!(self.text, "{}", line.trim_end());
     }
 
     fn setting(&mut self, setting: &str, why: &str) {
@@ -270,7 +281,7 @@ impl Out {
                 width = COMMENT_COLUMN.max(setting.chars().count() + 1)
             );
         } else {
-            self.say(&format!("  {why}:"));
+            self.say(&format!("{why}:"));
             let _ = writeln!(self.text, "{setting}");
         }
     }
@@ -282,11 +293,11 @@ impl Out {
             Line::Propose { name, value, why } => self.setting(&format!("# {name} = {value}"), why),
             Line::Say(text) => self.say(text),
             Line::Decide { line, text } => {
-                self.say(&format!("decide: {text}."));
+                self.decide(text);
                 self.decisions.push(Note { line: *line, text: format!("{about}{text}") });
             }
             Line::Deserves { line, text } => {
-                self.say(&format!("decide: {text}."));
+                self.decide(text);
                 self.deserving.push(Note { line: *line, text: format!("{about}{text}") });
             }
         }
