@@ -1,7 +1,7 @@
 //! What an OpenAPI 3.0 or 3.1 document says of its API, as far as it matters for retries.
 //!
-//! Both versions are one walk: they differ in how a schema says "or null", and in nothing else that is read here. Nothing
-//! is fetched: a reference that leaves the document is noted, with what it hides.
+//! Both versions are one walk: of what is read here, they differ only in how a schema says "or null". Nothing is
+//! fetched: a reference that leaves the document is noted.
 
 use std::{
     cell::{Cell, RefCell},
@@ -232,14 +232,6 @@ impl<'d> Document<'d> {
                 return Err(Wrong::new(path.line, format!("the path \"{name}\" must begin with a slash")));
             }
             self.path(&path.name, &path.node, &mut api)?;
-        }
-        for (name, what) in [("webhooks", "webhooks"), ("x-webhooks", "webhooks")] {
-            if let Some(sent) = self.root.get(name).filter(|sent| sent.members().is_some_and(|sent| !sent.is_empty())) {
-                self.note(
-                    sent.line,
-                    format!("the {what} are requests that the API sends; the gateway does not see them"),
-                );
-            }
         }
         Ok(api)
     }

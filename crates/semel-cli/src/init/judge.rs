@@ -139,7 +139,7 @@ pub(super) fn sections(document: &Document<'_>, api: &Api<'_>) -> Result<Vec<Sec
         let overlapping = sections.iter().position(|earlier| takes(earlier, &section));
         match overlapping {
             Some(at) if sections[at].shape == section.shape => {
-                let text = format!("{} is covered by the route above it, under another name", section.heading);
+                let text = format!("{} is the same under another name", section.heading);
                 sections[at].lines.push(Line::Decide { line: operation.line, text });
             }
             Some(at) => sections.insert(at, section),
@@ -166,20 +166,27 @@ fn takes(earlier: &Section, later: &Section) -> bool {
 fn section(document: &Document<'_>, api: &Api<'_>, operation: &Operation<'_>) -> Result<Section, Wrong> {
     let line = operation.line;
     let heading = format!("{} {}", operation.method, shown(&operation.path));
-    let mut lines = Vec::new();
-    let (path, template) = match template(&operation.path) {
-        Ok(found) => found,
-        Err(why) => {
-            lines.push(Line::Decide { line, text: format!("{heading} has no route: {why}") });
-            return Ok(Section {
-                heading,
-                is_route: false,
-                lines,
-                method: operation.method.clone(),
-                shape: Vec::new(),
-            });
+    let without = |why: String| {
+        let lines = vec![Line::Decide { line, text: format!("{heading} has no route: {why}") }];
+        Section {
+            heading: heading.clone(),
+            is_route: false,
+            lines,
+            method: operation.method.clone(),
+            shape: Vec::new(),
         }
     };
+    if let Some(elsewhere) = &operation.elsewhere {
+        let elsewhere = shown(elsewhere);
+        return Ok(without(format!(
+            "{elsewhere} serves it, and a gateway has one origin: give it a gateway of its own"
+        )));
+    }
+    let (path, template) = match template(&operation.path) {
+        Ok(found) => found,
+        Err(why) => return Ok(without(why)),
+    };
+    let mut lines = Vec::new();
     lines.push(Line::Set { name: "path", value: quoted(&path), why: at(&shown(operation.id), line) });
     lines.push(Line::Set {
         name: "methods",
@@ -190,19 +197,14 @@ fn section(document: &Document<'_>, api: &Api<'_>, operation: &Operation<'_>) ->
         lines.push(Line::Say("Deprecated.".to_owned()));
     }
     if operation.path.split('/').any(|segment| segment.contains('{') && !is_whole_variable(segment)) {
-        let text = format!("{heading} is covered as {path}: a variable is one whole segment");
+        let text = format!("it is covered as {path}: a variable is one whole segment");
         lines.push(Line::Decide { line, text });
     }
-    if let Some(elsewhere) = &operation.elsewhere {
-        let text =
-            format!("it is served by {}, and a gateway has one origin: give it a gateway of its own", shown(elsewhere));
-        lines.push(Line::Decide { line, text });
-    }
-    key(document, api, operation, &template, &mut lines)?;
     if operation.is_open && api.operations.iter().any(|other| !other.is_open && other.method != Method::GET) {
         let text = "it asks for no credentials: callers without any share one key space".to_owned();
         lines.push(Line::Decide { line, text });
     }
+    key(document, api, operation, &template, &mut lines)?;
     let is_conditional = |p: &Parameter<'_>| p.place == "header" && p.name.eq_ignore_ascii_case("If-Match");
     if operation.parameters.iter().any(is_conditional) {
         lines.push(Line::Say(
@@ -282,13 +284,12 @@ fn key(
 }
 
 fn key_header(document: &Document<'_>, header: &Parameter<'_>, lines: &mut Vec<Line>) -> Result<(), Wrong> {
-    let why = at(&shown(header.name), header.line);
+    let presence = if header.is_required { "required" } else { "optional" };
     if header.name.eq_ignore_ascii_case("Idempotency-Key") {
-        let presence = if header.is_required { "required" } else { "optional" };
+        let why = at(&shown(header.name), header.line);
         lines.push(Line::Set { name: "key_presence", value: quoted(presence), why });
     } else {
-        lines.push(Line::Set { name: "key_header", value: quoted(header.name), why });
-        let presence = if header.is_required { "required" } else { "optional" };
+        lines.push(Line::Set { name: "key_header", value: quoted(header.name), why: at("", header.line) });
         lines.push(Line::Set { name: "key_presence", value: quoted(presence), why: String::new() });
     }
     let facts = match header.schema {
@@ -530,7 +531,7 @@ fn problems(status: &str, description: &str, has_key: bool) -> Vec<ProblemType> 
     }
     let meant = MEANINGS.iter().filter(|(_, words)| says(description, words));
     let several: Vec<ProblemType> = meant.map(|(problem, _)| *problem).collect();
-    // "A key is required" and "the key is invalid" are told with 400; with another status these words mean something else.
+    // Beside a reused key, "required" and "invalid" are about something else.
     let is_told = |problem: &ProblemType| match problem {
         ProblemType::KeyMissing | ProblemType::KeyInvalid => !several.contains(&ProblemType::KeyReused),
         _ => true,

@@ -78,56 +78,123 @@ fn the_more_exact_route_comes_first() {
     assert_eq!(covers("/x/b").as_deref(), Some("/{a}/b"));
 }
 
-#[track_caller]
-fn check_wrong(document: &str, expected: &Expect) {
-    let wrong = file("api.yaml", document.as_bytes()).expect_err("it is wrong");
-    expected.assert_eq(&complaint("api.yaml", &wrong));
+fn check_wrong(documents: &[&[u8]], expected: &Expect) {
+    let told = documents.iter().map(|document| match file("api", document) {
+        Ok(written) => panic!("it is not wrong:\n{}", written.text),
+        Err(wrong) => complaint("api", &wrong) + "\n",
+    });
+    expected.assert_eq(&told.collect::<String>());
 }
 
 #[test]
 fn what_is_wrong_is_named_with_its_line() {
-    check_wrong("", &expect!["api.yaml: the document is empty"]);
-    check_wrong("- a\n", &expect!["api.yaml:1: the document must be an OpenAPI document, which is an object, found a list"]);
-    check_wrong("a: b\n", &expect!["api.yaml:1: this is no OpenAPI document: it has no member `openapi`, such as openapi: 3.1.0"]);
-    check_wrong("a: [\n", &expect!["api.yaml:2: this is not YAML: while parsing a node, did not find expected node content at byte 5 line 2 column 1"]);
-    check_wrong("{\n \"a\": 1,\n}", &expect!["api.yaml:1: this is no OpenAPI document: it has no member `openapi`, such as openapi: 3.1.0"]);
-    check_wrong("swagger: '2.0'\n", &expect!["api.yaml:1: this is a Swagger document: convert it to OpenAPI 3 first, for example with swagger2openapi"]);
-    check_wrong("openapi: 3.2.0\npaths: {}\n", &expect![[r#"api.yaml:1: `openapi` must be 3.0.x or 3.1.x, found "3.2.0""#]]);
-    check_wrong("openapi: [3]\n", &expect!["api.yaml:1: `openapi` must be 3.0.x or 3.1.x, found a list"]);
-    check_wrong("openapi: 3.1.0\n", &expect!["api.yaml: the document has no `paths`: there is nothing to cover"]);
-    check_wrong("openapi: 3.1.0\npaths:\n  - /a\n", &expect!["api.yaml:3: `paths` must be an object, found a list"]);
-    check_wrong("openapi: 3.1.0\npaths:\n  a: {}\n", &expect![[r#"api.yaml:3: the path "a" must begin with a slash"#]]);
-    check_wrong("openapi: 3.1.0\npaths:\n  /a: {}\n  /a: {}\n", &expect![[r#"api.yaml:4: the member "/a" is there twice, first on line 3: keep one of them"#]]);
-    check_wrong("openapi: 3.1.0\npaths:\n  /a:\n    post: !include a.yaml\n", &expect!["api.yaml:4: the tag !include means nothing here: put in its place what it stands for"]);
-    check_wrong("openapi: 3.1.0\n---\nopenapi: 3.1.0\n", &expect!["api.yaml:2: a second document begins here: give one by itself"]);
-    check_wrong("openapi: 3.1.0\npaths: {? [a] : b}\n", &expect!["api.yaml:2: the name of a member must be a text"]);
     let post = |what: &str| format!("openapi: 3.1.0\npaths:\n  /a:\n    post:\n      {what}\n");
-    check_wrong(&post("parameters: {}"), &expect!["api.yaml:5: `parameters` must be a list, found an object"]);
-    check_wrong(&post("parameters: [{in: header}]"), &expect!["api.yaml:5: this parameter has no `name`"]);
-    check_wrong(&post("parameters: [{in: header, name: A, required: yes}]"), &expect!["api.yaml:5: `required` must be true or false, found a text"]);
-    check_wrong(&post("parameters: [{$ref: '#/components/parameters/A'}]"), &expect!["api.yaml:5: the reference #/components/parameters/A leads nowhere: mend it, or add what it names"]);
-    check_wrong(&post("requestBody: {$ref: '#/paths/~1a/post/requestBody'}"), &expect!["api.yaml:5: over 16 references lead from one to the next here"]);
-    check_wrong(&post("security: {}"), &expect!["api.yaml:5: `security` must be a list, found an object"]);
-    check_wrong(&post("servers: [{}]"), &expect!["api.yaml:5: this server has no `url`"]);
+    let documents = [
+        String::new(),
+        "- a\n".to_owned(),
+        "a: b\n".to_owned(),
+        "a: [\n".to_owned(),
+        "{\n \"a\": 1\n \"b\": 2}".to_owned(),
+        "openapi: 3.1.0\n---\nopenapi: 3.1.0\n".to_owned(),
+        "info: {}\nswagger: '2.0'\n".to_owned(),
+        "openapi: 3.2.0\npaths: {}\n".to_owned(),
+        "openapi: [3]\n".to_owned(),
+        "openapi: 3.1.0\n".to_owned(),
+        "openapi: 3.1.0\npaths:\n  - /a\n".to_owned(),
+        "openapi: 3.1.0\npaths:\n  a: {}\n".to_owned(),
+        "openapi: 3.1.0\npaths:\n  /a: {}\n  /a: {}\n".to_owned(),
+        "openapi: 3.1.0\npaths:\n  /a:\n    post: !include a.yaml\n".to_owned(),
+        "openapi: 3.1.0\npaths: {? [a] : b}\n".to_owned(),
+        post("parameters: {}"),
+        post("parameters: [{in: header}]"),
+        post("parameters: [{in: header, name: A, required: yes}]"),
+        post("parameters: [{$ref: '#/components/parameters/A'}]"),
+        post("requestBody: {$ref: '#/paths/~1a/post/requestBody'}"),
+        post("security: {}"),
+        post("servers: [{}]"),
+    ];
+    let documents: Vec<&[u8]> = documents.iter().map(String::as_bytes).collect();
+    check_wrong(&documents, &expect![[r#"
+        api: the document is empty
+        api:1: the document must be an OpenAPI document, which is an object, found a list
+        api:1: this is no OpenAPI document: it has no member `openapi`, such as openapi: 3.1.0
+        api:2: this is not YAML: while parsing a node, did not find expected node content
+        api:3: this is not JSON: Object values must be followed by a comma to add a new value or a curly bracket to end the object
+        api:2: a second document begins here: give one by itself
+        api:2: this is a Swagger document: convert it to OpenAPI 3 first, for example with swagger2openapi
+        api:1: `openapi` must be 3.0.x or 3.1.x, found "3.2.0"
+        api:1: `openapi` must be 3.0.x or 3.1.x, found a list
+        api: the document has no `paths`: there is nothing to cover
+        api:3: `paths` must be an object, found a list
+        api:3: the path "a" must begin with a slash
+        api:4: the member "/a" is there twice, first on line 3: keep one of them
+        api:4: the tag !include means nothing here: put in its place what it stands for
+        api:2: the name of a member must be a text
+        api:5: `parameters` must be a list, found an object
+        api:5: this parameter has no `name`
+        api:5: `required` must be true or false, found a text
+        api:5: the reference #/components/parameters/A leads nowhere: mend it, or add what it names
+        api:5: over 16 references lead from one to the next here
+        api:5: `security` must be a list, found an object
+        api:5: this server has no `url`
+    "#]]);
 }
 
 #[test]
 fn everything_has_a_limit() {
-    let wrong = |bytes: &[u8]| complaint("api.yaml", &file("api.yaml", bytes).expect_err("it is too much"));
-    expect!["api.yaml: the document is over 16 MiB, and so much is not read: give a part of it"].assert_eq(&wrong(&vec![b' '; DOCUMENT_BYTES_MAX + 1]));
-    expect!["api.yaml:1: this is not UTF-8: save the document as UTF-8"].assert_eq(&wrong(b"openapi: \xff"));
-    expect!["api.yaml:1: this is not YAML: recursion limit exceeded at byte 255 line 1 column 256"].assert_eq(&wrong("[".repeat(1_000).as_bytes()));
-    expect!["api.yaml: this is nested deeper than 128 levels"].assert_eq(&wrong(format!("{{\"a\": {}", "[".repeat(1_000)).as_bytes()));
     // Ten times ten times ten: few bytes that stand for very many values.
     let mut bomb = "a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n".to_owned();
     for n in 1..10 {
         let alias = format!("*a{}", n - 1);
         bomb += &format!("a{n}: &a{n} [{}]\n", vec![alias; 10].join(", "));
     }
-    expect!["api.yaml:7: the document has over 2000000 values, and so many are not read"].assert_eq(&wrong(bomb.as_bytes()));
-    expect!["api.yaml:1: this alias is within what it stands for: write it out"].assert_eq(&wrong(b"a: &a [*a]\n"));
+    let deep: String = (0..40)
+        .map(|n| format!("a{n}: &a{n} [[[[{}]]]]\n", if n == 0 { String::new() } else { format!("*a{}", n - 1) }))
+        .collect();
     let paths: String = (0..=document::OPERATIONS_MAX).map(|n| format!("  /p{n}: {{post: {{}}}}\n")).collect();
-    expect!["api.yaml:5003: over 5000 operations write here: give the document in parts"].assert_eq(&wrong(format!("openapi: 3.0.0\npaths:\n{paths}").as_bytes()));
+    check_wrong(
+        &[
+            &vec![b' '; DOCUMENT_BYTES_MAX + 1],
+            b"openapi: \xff",
+            "[".repeat(200).as_bytes(),
+            format!("{{\"a\":\n {}", "[".repeat(1_000)).as_bytes(),
+            deep.as_bytes(),
+            bomb.as_bytes(),
+            b"a: &a [*a]\n",
+            format!("openapi: 3.0.0\npaths:\n{paths}").as_bytes(),
+        ],
+        &expect![[r#"
+            api: the document is over 16 MiB, and so much is not read: give a part of it
+            api:1: this is not UTF-8: save the document as UTF-8
+            api:1: this is nested deeper than 128 levels
+            api:2: this is nested deeper than 128 levels
+            api:32: this is nested deeper than 128 levels
+            api:7: the document has over 2000000 values, and so many are not read
+            api:1: this alias is within what it stands for: write it out
+            api:5003: over 5000 operations write here: give the document in parts
+        "#]],
+    );
+}
+
+/// A schema that is too large is read in part, and that is told.
+#[test]
+fn a_schema_has_a_limit() {
+    let schemas: serde_json::Map<String, Value> = (0..30)
+        .map(|n| {
+            let next = json!({ "$ref": format!("#/components/schemas/S{}", n + 1) });
+            (format!("S{n}"), json!({ "allOf": [next, next, next, next] }))
+        })
+        .chain([("S30".to_owned(), json!({}))])
+        .collect();
+    let schema = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/S0" } } });
+    let document = json!({
+        "openapi": "3.1.0",
+        "paths": { "/a": { "post": { "requestBody": { "content": schema } } } },
+        "components": { "schemas": schemas },
+    });
+    let written = file("api", document.to_string().as_bytes()).expect("it is one");
+    let told = written.decisions.iter().any(|note| note.text.contains("was not read"));
+    assert!(told, "{:?}", written.decisions);
 }
 
 /// What a document may be made of; the words make it likely that parts of it are read.
@@ -215,8 +282,8 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Reads a document that is perhaps none: it never panics, and what comes of it is a configuration, with and without what
-/// it proposes.
+/// Reads a document that is perhaps none: it never panics, and what comes of it is a configuration, with and without
+/// what it proposes.
 fn survives(document: &str) -> bool {
     let Ok(written) = file("any", document.as_bytes()) else { return false };
     accepted(&written.text);

@@ -25,7 +25,7 @@ impl Wrong {
     }
 }
 
-/// A value and the line on which it begins, counted from 1; 0 in a document of one line, whose numbers would say nothing.
+/// A value and the line on which it begins, counted from 1; 0 in JSON on one line, where numbers would say nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub line: usize,
@@ -217,8 +217,9 @@ fn yaml(text: &str) -> Result<Node, Wrong> {
     let mut documents = 0;
     let events = iter::from_fn(|| parser.next_event());
     for event in events {
-        let (event, span): (Event<'_>, Span) = event
-            .map_err(|error: ScanError| Wrong::new(error.marker().line(), format!("this is not YAML: {error}")))?;
+        let (event, span): (Event<'_>, Span) = event.map_err(|error: ScanError| {
+            Wrong::new(error.marker().line(), format!("this is not YAML: {}", error.info()))
+        })?;
         let line = span.start.line();
         let (node, anchor) = match event {
             Event::Nothing | Event::StreamStart | Event::DocumentEnd => continue,

@@ -82,7 +82,7 @@ pub(super) fn write(name: &str, api: &Api<'_>, sections: &[Section], notes: &[No
     for section in sections {
         out.blank();
         out.text.push_str(if section.is_route { "[[route]]\n" } else { "" });
-        out.about = section.heading.clone();
+        out.about = if section.is_route { section.heading.clone() } else { String::new() };
         for line in &section.lines {
             out.line(line);
         }
@@ -115,12 +115,12 @@ pub(super) fn write(name: &str, api: &Api<'_>, sections: &[Section], notes: &[No
 }
 
 const LEGEND: [&str; 3] = [
-    "Lines with \"decide:\" are what the document cannot say. A setting in a comment is a proposal: take its # away to have \
-     it. `semel config show` lists all settings, `semel config check` says what is wrong with a file.",
+    "Lines with \"decide:\" are what the document cannot say. A setting in a comment is a proposal: take its # away to \
+     have it. `semel config show` lists all settings, `semel config check` says what is wrong with a file.",
     "A request without a key passes through as before, unless key_presence = \"required\".",
-    "Responses of the API are listed where clients meet their statuses from Semel too: 409 in-flight, outcome-unknown and \
-     reply-gone, 422 key-reused, 503 store-unavailable (all in docs/reference/problems.md). A 503 of the API is taken for \
-     \"nothing happened\": see effect_none.",
+    "Responses of the API are listed where clients meet their statuses from Semel too: 409 in-flight, outcome-unknown \
+     and reply-gone, 422 key-reused, 503 store-unavailable (all in docs/reference/problems.md). A 503 of the API is \
+     taken for \"nothing happened\": see effect_none.",
 ];
 
 fn heading(operation: &super::document::Operation<'_>) -> String {
@@ -154,7 +154,8 @@ fn principal(api: &Api<'_>) -> Vec<Line> {
             Scheme::Elsewhere(place) => lines.push(Line::Decide {
                 line: 0,
                 text: format!(
-                    "the scheme {} is in {place}, which no header of its own holds: callers who differ in nothing else share one key space",
+                    "the scheme {} is in {place}, which no header of its own holds: callers who differ in nothing else \
+                     share one key space",
                     shown(name)
                 ),
             }),
@@ -181,8 +182,8 @@ fn principal(api: &Api<'_>) -> Vec<Line> {
     let why = "from the security schemes: callers have key spaces of their own".to_owned();
     lines.push(Line::Set { name: "principal", value, why });
     if is_renewed {
-        let text = "a token that is renewed between two tries makes another caller, whose retry executes again: clients \
-                    must keep theirs while they retry";
+        let text = "a token that is renewed between two tries makes another caller, whose retry executes again: \
+                    clients must keep theirs while they retry";
         lines.push(Line::Decide { line: 0, text: text.to_owned() });
     }
     lines
