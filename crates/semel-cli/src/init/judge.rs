@@ -526,7 +526,9 @@ fn problems(status: &str, description: &str, has_key: bool) -> Vec<ProblemType> 
     if status == "425" {
         return vec![ProblemType::InFlight];
     }
-    if !says(description, &["idempoten", "same key"]) && !(has_key && says(description, &["the key", "this key"])) {
+    let is_about_keys =
+        says(description, &["idempoten", "same key"]) || (has_key && says(description, &["the key", "this key"]));
+    if !is_about_keys {
         return Vec::new();
     }
     let meant = MEANINGS.iter().filter(|(_, words)| says(description, words));

@@ -33,8 +33,10 @@ fn check(name: &str, document: &str, expected: &ExpectFile) {
     assert_eq!(file(name, document.as_bytes()).expect("it was"), written, "the same twice");
     let wide = written.text.lines().find(|line| line.chars().count() > 160);
     assert_eq!(wide, None);
-    let notes =
-        |notes: &[Note]| notes.iter().map(|note| format!("## {}: {}\n", note.line, note.text)).collect::<String>();
+    let notes = |notes: &[Note]| {
+        let lines: Vec<String> = notes.iter().map(|note| format!("## {}: {}\n", note.line, note.text)).collect();
+        lines.concat()
+    };
     let told = format!(
         "## covered {}; deserving:\n{}## to look at:\n{}",
         written.covered,
@@ -114,7 +116,9 @@ fn what_is_wrong_is_named_with_its_line() {
         post("servers: [{}]"),
     ];
     let documents: Vec<&[u8]> = documents.iter().map(String::as_bytes).collect();
-    check_wrong(&documents, &expect![[r#"
+    check_wrong(
+        &documents,
+        &expect![[r#"
         api: the document is empty
         api:1: the document must be an OpenAPI document, which is an object, found a list
         api:1: this is no OpenAPI document: it has no member `openapi`, such as openapi: 3.1.0
@@ -137,21 +141,18 @@ fn what_is_wrong_is_named_with_its_line() {
         api:5: over 16 references lead from one to the next here
         api:5: `security` must be a list, found an object
         api:5: this server has no `url`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn everything_has_a_limit() {
+    let lines = |line: &dyn Fn(usize) -> String, count: usize| (0..count).map(line).collect::<Vec<_>>().concat();
+    let alias = |n: usize| n.checked_sub(1).map_or("0".to_owned(), |n| format!("*a{n}"));
     // Ten times ten times ten: few bytes that stand for very many values.
-    let mut bomb = "a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n".to_owned();
-    for n in 1..10 {
-        let alias = format!("*a{}", n - 1);
-        bomb += &format!("a{n}: &a{n} [{}]\n", vec![alias; 10].join(", "));
-    }
-    let deep: String = (0..40)
-        .map(|n| format!("a{n}: &a{n} [[[[{}]]]]\n", if n == 0 { String::new() } else { format!("*a{}", n - 1) }))
-        .collect();
-    let paths: String = (0..=document::OPERATIONS_MAX).map(|n| format!("  /p{n}: {{post: {{}}}}\n")).collect();
+    let bomb = lines(&|n| format!("a{n}: &a{n} [{}]\n", vec![alias(n); 10].join(", ")), 10);
+    let deep = lines(&|n| format!("a{n}: &a{n} [[[[{}]]]]\n", alias(n)), 40);
+    let paths = lines(&|n| format!("  /p{n}: {{post: {{}}}}\n"), document::OPERATIONS_MAX + 1);
     check_wrong(
         &[
             &vec![b' '; DOCUMENT_BYTES_MAX + 1],

@@ -169,8 +169,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Node, Wrong> {
     json(text).or_else(|wrong| yaml(text).map_err(|_| wrong))
 }
 
+/// The line of the byte at `at`, counted from 1.
 fn line_at(bytes: &[u8], at: usize) -> usize {
-    1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count()
+    bytes[..at].split(|byte| *byte == b'\n').count()
 }
 
 fn json(text: &str) -> Result<Node, Wrong> {
@@ -182,7 +183,7 @@ fn json(text: &str) -> Result<Node, Wrong> {
     loop {
         // A value has the line on which it begins, and none holds a line break.
         let blank = bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace() || b",:".contains(byte)).count();
-        line += bytes[at..at + blank].iter().filter(|byte| **byte == b'\n').count();
+        line += line_at(&bytes[at..], blank) - 1;
         line *= usize::from(!is_one_line);
         let result = parser.parse_next(&bytes[at..], true);
         at += result.consumed_bytes;
@@ -277,7 +278,8 @@ fn yaml(text: &str) -> Result<Node, Wrong> {
 
 /// Only the tags of YAML itself are known.
 fn untagged(tag: Option<&Tag>, line: usize) -> Result<(), Wrong> {
-    match tag.filter(|tag| !tag.is_yaml_core_schema() && !(tag.handle.is_empty() && tag.suffix == "!")) {
+    let is_known = |tag: &&Tag| tag.is_yaml_core_schema() || (tag.handle.is_empty() && tag.suffix == "!");
+    match tag.filter(|tag| !is_known(tag)) {
         None => Ok(()),
         Some(tag) => {
             let tag = super::write::shown(&tag.to_string());

@@ -15,7 +15,7 @@ const WIDTH: usize = 120;
 /// Where comments behind settings begin.
 const COMMENT_COLUMN: usize = 44;
 /// How much of a text of the document is shown.
-const SHOWN_CHARS_MAX: usize = 120;
+const SHOWN_CHARS_MAX: usize = 200;
 
 /// A text of the document on one line, without what a terminal or a comment must not hold.
 pub(super) fn shown(text: &str) -> String {
@@ -260,7 +260,7 @@ impl Out {
         for word in text.split_whitespace() {
             if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
                 let _ = writeln!(self.text, "{line}");
-                line = other.to_owned();
+                other.clone_into(&mut line);
                 is_begun = false;
             }
             if is_begun {

@@ -71,7 +71,7 @@ async fn check(preset: Preset, expected: &ExpectFile) {
 fn agrees(preset: Preset, text: &str) {
     let file: toml::Table = text.parse().expect("TOML");
     let routes: Vec<&toml::Table> =
-        file["route"].as_array().expect("a list").iter().flat_map(|r| r.as_table()).collect();
+        file["route"].as_array().expect("a list").iter().filter_map(toml::Value::as_table).collect();
     let mut compared = 0;
     for route in Policy::preset(preset).routes() {
         let ours = routes.iter().find(|ours| ours["path"].as_str() == Some(route.path.as_str()));
@@ -208,14 +208,16 @@ async fn a_file_that_is_there_stays_unless_it_is_forced() {
         semel init: operations covered: 1; that take no key and deserve one: 0; to look at: 2
         api.yaml: gateway.upstream is the API itself, as the gateway reaches it; the document names no server
         api.yaml: the document does not say which header tells callers apart; unless set, these do
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
     let first = std::fs::read_to_string(&file).expect("it is there");
     std::fs::write(&file, "# mine\n").expect("it is written");
     let (code, said) = init(&["init", "api.yaml"]).await;
     assert_eq!(code, Some(2));
     expect![[r#"
         semel: semel.toml is there already: give --force, or another --output
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "# mine\n");
     assert_eq!(init(&["init", "--force", "api.yaml"]).await.0, Some(0));
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), first);
@@ -225,13 +227,15 @@ async fn a_file_that_is_there_stays_unless_it_is_forced() {
     assert_eq!(code, Some(2));
     expect![[r#"
         semel: cannot read no-such.yaml: No such file or directory (os error 2)
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
     std::fs::write(folder.path().join("old.yaml"), "info: {}\nswagger: '2.0'\n").expect("it is written");
     let (code, said) = init(&["init", "old.yaml", "--output", "other.toml"]).await;
     assert_eq!(code, Some(2));
     expect![[r#"
         semel: old.yaml:2: this is a Swagger document: convert it to OpenAPI 3 first, for example with swagger2openapi
-    "#]].assert_eq(&said);
+    "#]]
+    .assert_eq(&said);
     assert!(!folder.path().join("other.toml").exists());
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), first);
 }
