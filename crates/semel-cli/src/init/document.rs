@@ -87,6 +87,8 @@ pub(super) struct Operation<'d> {
     pub schemes: Vec<&'d str>,
     /// Whether a request without credentials is answered too.
     pub is_open: bool,
+    /// Whether all of it is in this document.
+    pub is_whole: bool,
     /// Another server than the API's, if it has one.
     pub elsewhere: Option<String>,
 }
@@ -133,7 +135,11 @@ pub(super) enum Scheme {
 #[derive(Debug)]
 pub(super) struct Document<'d> {
     root: &'d Node,
+    /// What is being read, such as `POST /orders`.
+    about: RefCell<String>,
     notes: RefCell<Vec<Note>>,
+    /// Whether a reference led out of the document since it was last asked.
+    has_left: Cell<bool>,
     schema_parts: Cell<usize>,
 }
 
@@ -142,11 +148,19 @@ const REFERENCE: &str = "$ref";
 
 impl<'d> Document<'d> {
     pub(super) fn new(root: &'d Node) -> Document<'d> {
-        Document { root, notes: RefCell::default(), schema_parts: Cell::new(0) }
+        Document {
+            root,
+            about: RefCell::default(),
+            notes: RefCell::default(),
+            has_left: Cell::new(false),
+            schema_parts: Cell::new(0),
+        }
     }
 
     pub(super) fn note(&self, line: usize, text: impl Into<String>) {
-        let note = Note { line, text: text.into() };
+        let (about, text) = (self.about.borrow(), text.into());
+        let text = if about.is_empty() { text } else { format!("{about}: {text}") };
+        let note = Note { line, text };
         let mut notes = self.notes.borrow_mut();
         if !notes.contains(&note) {
             notes.push(note);
@@ -166,6 +180,7 @@ impl<'d> Document<'d> {
             let Some(text) = target.text() else { return Ok(Some(node)) };
             let Some(pointer) = text.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
                 let text = shown(text);
+                self.has_left.set(true);
                 self.note(target.line, format!("{text} is outside this document and was not read: bundle it into one"));
                 return Ok(None);
             };
@@ -200,8 +215,9 @@ impl<'d> Document<'d> {
         parts < SCHEMA_PARTS_MAX
     }
 
-    /// Begins to count the parts of schemas anew.
-    pub(super) fn next_operation(&self) {
+    /// Begins with another operation, or with none.
+    pub(super) fn begin(&self, about: &str) {
+        about.clone_into(&mut self.about.borrow_mut());
         self.schema_parts.set(0);
     }
 
@@ -233,13 +249,17 @@ impl<'d> Document<'d> {
             }
             self.path(&path.name, &path.node, &mut api)?;
         }
+        self.begin("");
         Ok(api)
     }
 
     fn path(&self, path: &str, item: &'d Node, api: &mut Api<'d>) -> Result<(), Wrong> {
+        self.begin(&shown(path));
         let Some(item) = self.follow(item)? else { return Ok(()) };
         let members = object(item, "a path")?;
+        self.has_left.set(false);
         let shared = self.parameters(item)?;
+        let is_shared_whole = !self.has_left.get();
         for member in members.iter() {
             let method = match member.name.as_str() {
                 "get" => Method::GET,
@@ -249,10 +269,18 @@ impl<'d> Document<'d> {
                 "delete" => Method::DELETE,
                 _ => continue,
             };
-            let operation = &member.node;
-            object(operation, "an operation")?;
             // What a GET takes and answers matters to nobody here.
             let is_read = method == Method::GET;
+            self.begin(&format!("{method} {}", shown(path)));
+            self.has_left.set(false);
+            let operation = match &member.node {
+                node if is_read => node,
+                node => match self.follow(node)? {
+                    Some(operation) => operation,
+                    None => continue,
+                },
+            };
+            object(operation, "an operation")?;
             let server = match servers(operation)?.into_iter().next() {
                 Some(server) => Some(server),
                 None => servers(item)?.into_iter().next(),
@@ -273,6 +301,7 @@ impl<'d> Document<'d> {
                 responses: Vec::new(),
                 schemes,
                 is_open,
+                is_whole: true,
                 elsewhere,
             };
             if !is_read {
@@ -285,6 +314,7 @@ impl<'d> Document<'d> {
                 described.parameters.extend(inherited);
                 described.content = self.content(operation)?;
                 described.responses = self.responses(operation)?;
+                described.is_whole = is_shared_whole && !self.has_left.get();
             }
             api.operations.push(described);
             if api.operations.iter().filter(|operation| operation.method != Method::GET).count() > OPERATIONS_MAX {

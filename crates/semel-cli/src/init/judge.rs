@@ -98,7 +98,6 @@ const CHOSEN: &[&str] = &[
     "client-side",
     "by the client",
     "by the caller",
-    "by you",
     "you generate",
     "you choose",
     "you provide",
@@ -106,27 +105,14 @@ const CHOSEN: &[&str] = &[
     "your own",
     "your unique",
 ];
-/// Headers that often, but not always, hold a key.
-const PERHAPS: &[&str] = &[
-    "clientrequestid",
-    "clienttoken",
-    "messageid",
-    "requestid",
-    "requesttoken",
-    "transactionid",
-    "xclientrequestid",
-    "xclienttoken",
-    "xmessageid",
-    "xrequestid",
-    "xrequesttoken",
-    "xtransactionid",
-];
+/// How headers end that often, but not always, hold a key.
+const PERHAPS: &[&str] = &["clienttoken", "messageid", "requestid", "requesttoken", "transactionid"];
 
 /// The sections of an API, those that cover fewer paths before those that would take them away.
 pub(super) fn sections(document: &Document<'_>, api: &Api<'_>) -> Result<Vec<Section>, Wrong> {
     let mut sections: Vec<Section> = Vec::new();
     for operation in &api.operations {
-        document.next_operation();
+        document.begin(&heading(operation));
         let is_covered = match operation.method {
             Method::POST | Method::PATCH => true,
             Method::PUT | Method::DELETE => key_headers(operation).next().is_some(),
@@ -149,6 +135,11 @@ pub(super) fn sections(document: &Document<'_>, api: &Api<'_>) -> Result<Vec<Sec
     Ok(sections)
 }
 
+/// How an operation is named.
+pub(super) fn heading(operation: &Operation<'_>) -> String {
+    format!("{} {}", operation.method, shown(&operation.path))
+}
+
 /// Whether a request for `later` could go to `earlier`, which is no more exact.
 fn takes(earlier: &Section, later: &Section) -> bool {
     let is_wider = |pair: (&Option<String>, &Option<String>)| match pair {
@@ -165,7 +156,7 @@ fn takes(earlier: &Section, later: &Section) -> bool {
 
 fn section(document: &Document<'_>, api: &Api<'_>, operation: &Operation<'_>) -> Result<Section, Wrong> {
     let line = operation.line;
-    let heading = format!("{} {}", operation.method, shown(&operation.path));
+    let heading = heading(operation);
     let without = |why: String| {
         let lines = vec![Line::Decide { line, text: format!("{heading} has no route: {why}") }];
         Section {
@@ -266,9 +257,13 @@ fn key(
             "{name} may be an idempotency key: it is one if a retry repeats it, and none if every try has its own"
         );
         lines.push(Line::Decide { line: header.line, text });
+        if !header.description.is_empty() {
+            lines.push(Line::Say(format!("{name}: \"{}\"", shown(header.description))));
+        }
         let why = at("", header.line);
         lines.push(Line::Propose { name: "key_header".to_owned(), value: quoted(header.name), why });
-    } else {
+    } else if operation.is_whole {
+        // Of what was not read, nobody can say that it takes no key.
         let reasons = reasons(document, api, operation)?;
         if !reasons.is_empty() {
             let text = format!("it takes no key and deserves one: {}", reasons.join("; "));
@@ -370,7 +365,7 @@ fn client_id<'a>(api: &'a Api<'_>, operation: &Operation<'_>, fields: &'a [Field
             (true, true) => true,
             (true, false) if field.is_required => is_uuid || item.is_some(),
             (true, false) => is_uuid && conflicts,
-            (false, true) => is_uuid || name.ends_with("id") || name.ends_with("reference"),
+            (false, true) => is_uuid || (field.is_required && (name.ends_with("id") || name.ends_with("reference"))),
             (false, false) => false,
         };
         if !is_likely {
@@ -475,11 +470,10 @@ fn large_content(operation: &Operation<'_>, lines: &mut Vec<Line>) {
     let media = &operation.content.media;
     let is_large = |media: &&String| media.starts_with("multipart/") || media.as_str() == "application/octet-stream";
     if let Some(media) = media.iter().find(is_large) {
-        let text = format!(
-            "its content may be {}: what is larger than request_body_bytes_max is refused with a key",
-            shown(media)
-        );
-        lines.push(Line::Decide { line: operation.line, text });
+        let media = shown(media);
+        let text =
+            format!("Its content may be {media}: with a key, what is larger than request_body_bytes_max is refused.");
+        lines.push(Line::Say(text));
         let why = "at most 64 MiB".to_owned();
         lines.push(Line::Propose { name: "request_body_bytes_max".to_owned(), value: quoted("16 MiB"), why });
     }
@@ -558,7 +552,8 @@ fn is_key_name(name: &str) -> bool {
 fn is_perhaps_key(parameter: &Parameter<'_>) -> bool {
     parameter.place == "header"
         && HeaderName::from_bytes(parameter.name.as_bytes()).is_ok()
-        && (PERHAPS.contains(&letters(parameter.name).as_str()) || says(parameter.description, &["idempoten"]))
+        && (PERHAPS.iter().any(|end| letters(parameter.name).ends_with(end))
+            || says(parameter.description, &["idempoten"]))
 }
 
 fn tells_existing(description: &str) -> bool {

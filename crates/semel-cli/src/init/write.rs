@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 
 use super::{
     document::{Api, Note, Scheme},
-    judge::{Line, Section, at},
+    judge::{Line, Section, at, heading},
 };
 use crate::config::Origin;
 
@@ -122,10 +122,6 @@ const LEGEND: [&str; 3] = [
      and reply-gone, 422 key-reused, 503 store-unavailable (all in docs/reference/problems.md). A 503 of the API is \
      taken for \"nothing happened\": see effect_none.",
 ];
-
-fn heading(operation: &super::document::Operation<'_>) -> String {
-    format!("{} {}", operation.method, shown(&operation.path))
-}
 
 /// Who asks: from the security schemes that operations which write ask for, or else from all.
 fn principal(api: &Api<'_>) -> Vec<Line> {
