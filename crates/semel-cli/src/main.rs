@@ -13,6 +13,7 @@ use crate::config::{
 mod call;
 mod config;
 mod demo;
+mod init;
 mod sandbox;
 mod serve;
 mod store;
@@ -53,6 +54,7 @@ enum Command {
     /// Prepares, checks and counts the store where records live.
     #[command(subcommand)]
     Store(StoreCommand),
+    Init(init::Init),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -234,6 +236,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Store(command) => store(command),
+        Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
     match outcome {

@@ -9,6 +9,7 @@ mod crash;
 mod credicorp;
 mod documents;
 mod etherfuse;
+mod init;
 mod nora;
 mod skeleton;
 mod yonne;

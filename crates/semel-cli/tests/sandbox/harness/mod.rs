@@ -11,6 +11,7 @@ mod sandbox;
 
 #[allow(unused_imports, reason = "every vendor's tests use some")]
 pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_send};
+pub(crate) use process::Process;
 #[allow(unused_imports, reason = "every vendor's tests use some")]
 pub(crate) use sandbox::{Kind, Sandbox, json, together};
 
