@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 
-use crate::config::{Config, ConfigError, GatewaySettings, PolicyFlags};
+use crate::config::{Config, ConfigError, Flags};
 
 mod document;
 mod judge;
@@ -67,7 +67,7 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
     let in_file = if is_dash(&init.document) { name.as_str() } else { in_file.as_ref() };
     let written = file(in_file, &bytes).map_err(|wrong| ConfigError::new(complaint(&name, &wrong)))?;
     // Nobody should get a file from here that `semel serve` refuses.
-    Config::read("semel.toml", &written.text, GatewaySettings::default(), &PolicyFlags::default()).map_err(
+    Config::read("semel.toml", &written.text, Flags::default()).map_err(
         |error| anyhow!("what came of {name} is no configuration, which is a fault of this program: {error}"),
     )?;
     if is_dash(&init.output) {

@@ -10,7 +10,7 @@ const SHOP: &str = include_str!("tests/shop.yaml");
 const LEDGER: &str = include_str!("tests/ledger.json");
 
 fn accepted(text: &str) {
-    let read = Config::read("semel.toml", text, GatewaySettings::default(), &PolicyFlags::default());
+    let read = Config::read("semel.toml", text, Flags::default());
     read.unwrap_or_else(|error| panic!("{error}\n{text}"));
 }
 
@@ -61,7 +61,7 @@ fn a_document_without_writes_covers_nothing_by_accident() {
     let written = file("-", b"{\"openapi\": \"3.0.0\", \"paths\": {\"/a\": {\"get\": {}}}}").expect("it is one");
     accepted(&written.text);
     let config =
-        Config::read("", &written.text, GatewaySettings::default(), &PolicyFlags::default()).expect("accepted");
+        Config::read("", &written.text, Flags::default()).expect("accepted");
     assert!(config.policy.route(&http::Method::POST, "/a").is_none());
     assert_eq!(written.covered, 0);
 }
@@ -73,7 +73,7 @@ fn the_more_exact_route_comes_first() {
     } });
     let written = file("-", document.to_string().as_bytes()).expect("it is one");
     let config =
-        Config::read("", &written.text, GatewaySettings::default(), &PolicyFlags::default()).expect("accepted");
+        Config::read("", &written.text, Flags::default()).expect("accepted");
     let covers = |path: &str| config.policy.route(&http::Method::POST, path).map(|route| route.name().to_owned());
     assert_eq!(covers("/a/b").as_deref(), Some("/a/b"));
     assert_eq!(covers("/a/x").as_deref(), Some("/a/{b}"));
