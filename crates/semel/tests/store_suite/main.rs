@@ -12,6 +12,9 @@ use semel::testkit::{
 #[cfg(feature = "embedded")]
 mod embedded;
 mod planted;
+#[cfg(feature = "postgres-store")]
+mod postgres;
+#[cfg(feature = "redis-store")]
 mod redis;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
