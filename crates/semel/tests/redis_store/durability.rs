@@ -16,7 +16,7 @@ use semel::{
 use semel_servers::{Mode, PrivateRedis, RedisOptions, TcpProxy, Trigger};
 use tokio::task::JoinSet;
 
-use super::{blocking, in_redis, is_done, open, options, start, until, until_answered};
+use super::{blocking, in_redis, open, options, start, until, until_answered};
 
 /// A proxy has a runtime of its own, which cannot be started from within another.
 async fn proxy(server: &PrivateRedis) -> TcpProxy {
@@ -127,7 +127,7 @@ async fn k12_a_server_that_is_gone_is_unavailable_and_nothing_is_concluded() {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     }
     proxy.set(Mode::Pass);
-    is_done(&store, key(1), &claim).await;
+    assert_eq!(until_answered(&store, key(1), &claim).await, Swapped::Done);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

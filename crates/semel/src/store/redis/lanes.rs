@@ -404,7 +404,8 @@ impl Inner {
     async fn dial(&self) -> Result<MultiplexedConnection, Trouble> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.settings.connect_max))
-            .set_response_timeout(Some(self.settings.statement_max));
+            // We measure that ourselves, and per batch.
+            .set_response_timeout(None);
         let client = self.client().map_err(|error| lost(&self.address, &error))?;
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| lost(&self.address, &error))
     }

@@ -151,7 +151,11 @@ impl Nodes {
                 Next::Fail(error) => return Err(error),
                 Next::AtOnce if redirects < REDIRECTS_MAX => redirects += 1,
                 Next::AtOnce | Next::Pause => {
-                    if Instant::now() + pause >= deadline {
+                    let now = Instant::now();
+                    if now >= deadline {
+                        return Err(StoreError::TimedOut(shared.settings.statement_max));
+                    }
+                    if now + pause >= deadline {
                         return Err(StoreError::Unavailable(trouble.to_string()));
                     }
                     sleep(pause).await;
