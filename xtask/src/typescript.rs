@@ -126,7 +126,8 @@ fn in_order(value: &Value) -> String {
     let Value::Object(object) = value else { return value.to_string() };
     let mut members: Vec<(&String, &Value)> = object.iter().collect();
     members.sort_by_key(|(name, _)| ORDER.iter().position(|one| one == name));
-    let members = members.into_iter().map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), in_order(value)));
+    let members =
+        members.into_iter().map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), in_order(value)));
     format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
