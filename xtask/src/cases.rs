@@ -4,7 +4,7 @@
 //! A test names its case in its own name, so the pages under `docs/reference/` are generated from the tests and a case
 //! without a test is found by `cargo xtask tidy`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use crate::{shell::Source, sources::ROWS};
 
@@ -49,10 +49,10 @@ impl Tests {
     /// Reads the names of all tests.
     pub(crate) fn of(sources: &[Source]) -> Tests {
         let mut tests = Tests::default();
-        for source in sources.iter().filter(|source| is_rust_test_source(&source.path)) {
-            for name in functions(&source.text) {
+        for source in sources {
+            for name in names(source) {
                 let shown = format!("{}::{name}", source.path);
-                for case in cases_of(name) {
+                for case in cases_of(&name) {
                     let of_case = match case {
                         Named::PeerBug(number) => tests.peers.entry(number).or_default(),
                         Named::Conformance(letters, number) => tests.conformance.entry((letters, number)).or_default(),
@@ -189,8 +189,38 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { letters: "L", title: "client", due: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18] },
 ];
 
-fn is_rust_test_source(path: &str) -> bool {
-    path.starts_with("crates/") && std::path::Path::new(path).extension().is_some_and(|extension| extension == "rs")
+/// The names of the tests in a source, in the language that its path tells.
+fn names(source: &Source) -> Vec<String> {
+    let extension = Path::new(&source.path).extension().and_then(|extension| extension.to_str());
+    let owned = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+    match extension {
+        Some("rs") if source.path.starts_with("crates/") => owned(&mut functions(&source.text)),
+        Some("ts") if source.path.starts_with("clients/typescript/test/") => titles(&source.text),
+        Some("py") if source.path.starts_with("clients/python/tests/") => {
+            owned(&mut source.text.lines().filter_map(|line| {
+                let line = line.trim_start();
+                let after = line.strip_prefix("async ").unwrap_or(line).strip_prefix("def test_")?;
+                Some(&after[..after.find('(')?])
+            }))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The titles of the tests in a TypeScript source, such as `test("l11 two tabs are one order", ...)`: the words become a
+/// name like those of the other languages, up to a part that is computed.
+fn titles(text: &str) -> Vec<String> {
+    let title = |line: &str| {
+        // `test(` or what stands for it, or its first argument on a line of its own.
+        let line = line.trim_start();
+        let after = line.trim_start_matches(|c: char| c.is_alphanumeric());
+        let after = after.strip_prefix('(').unwrap_or(line);
+        let (quote, after) = (after.chars().next().filter(|first| "\"'`".contains(*first))?, after.get(1..)?);
+        let title = after.split(quote).next()?.split("${").next()?;
+        let words: Vec<&str> = title.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        Some(words.join("_"))
+    };
+    text.lines().filter_map(title).collect()
 }
 
 /// The names of the functions in a source, tests or not: the forms that name a case are used for nothing else.
@@ -281,6 +311,20 @@ mod tests {
         let rows = Tests::of(&[source("fn e26_q27_q28_x()")]);
         assert!(!missing(&rows, "e26_") && missing(&rows, "Q28"), "and Q28 is no row");
         assert_eq!(some.of_peer_bug(7), ["crates/a/tests/b.rs::peers_07_name"]);
+    }
+
+    #[test]
+    fn tests_in_every_language_name_their_cases() {
+        let check = |path: &str, text: &str, shown: &str| {
+            let tests = Tests::of(&[Source { path: path.into(), text: text.into() }]);
+            assert_eq!(tests.of_conformance("L", 11), [format!("{path}::{shown}")], "{text}");
+        };
+        check("clients/python/tests/test_a.py", "async def test_l11_x(a: int) -> None:\n# def test_l11_y(", "l11_x");
+        check("clients/typescript/test/a.test.ts", "  test(`l11 l1 killed at ${x}, or not`, () =>", "l11_l1_killed_at");
+        check("clients/typescript/test/a.test.ts", "scripted(\n  \"l11 x\",\n", "l11_x");
+        check("clients/typescript/test/a.test.ts", "test(\"l11 a: b\", x);\n// test(\"l11 c\")", "l11_a_b");
+        let elsewhere = Source { path: "clients/python/src/a.py".into(), text: "def test_l11_x()".into() };
+        assert!(Tests::of(&[elsewhere]).of_conformance("L", 11).is_empty());
     }
 
     #[test]

@@ -55,7 +55,7 @@ def test_e5_l01_the_journal_is_durable_before_the_first_byte_leaves(tmp_path: Pa
         assert [type(event) for event in known.history] == [Attempt], "the attempt is there, too"
 
 
-def test_e5_l01_a_beginning_is_synced_and_an_end_is_not_waited_for(tmp_path: Path) -> None:
+def test_e5_e31_l01_l18_a_beginning_and_a_refusal_are_synced_and_an_end_is_not_waited_for(tmp_path: Path) -> None:
     """By the level of SQLite's promise at each commit: FULL syncs the log, NORMAL leaves that to the next one."""
     journal = Journal(tmp_path)
     levels: list[int] = []
@@ -74,9 +74,13 @@ def test_e5_l01_a_beginning_is_synced_and_an_end_is_not_waited_for(tmp_path: Pat
     event = journal.begin(payment(), new=True, scope=b"", act="attempt", at_ms=1)
     journal.end(event, 2, "no-response")
     journal.begin(payment(), new=False, scope=b"", act="attempt", at_ms=3)
+    journal.stands("payment-7", "done", "success", 4)
+    # Whoever is told that it did not happen may do it in another way.
+    journal.stands("payment-7", "rejected", "refused", 5)
+    journal.stands("payment-7", "stopped", "unauthorized", 6)
     journal.close()
     full, normal = 2, 1
-    assert levels == [full, normal, full]
+    assert levels == [full, normal, full, normal, full, full]
 
 
 def test_l11_one_client_at_a_time(tmp_path: Path) -> None:
@@ -129,13 +133,24 @@ def test_l11_a_forked_process_has_no_journal(tmp_path: Path) -> None:
     journal.close()
 
 
+def end_of_log(log: bytes) -> int:
+    """Behind the last frame of SQLite's log (sqlite.org/fileformat2.html, section 4.1): those of this round have its
+    salt."""
+    frame, end = 24 + int.from_bytes(log[8:12], "big"), 32
+    while log[end + 8 : end + 16] == log[16:24]:
+        end += frame
+    assert 32 < end < len(log) and not any(log[end:])
+    return end
+
+
 @pytest.mark.parametrize("torn", [0, 1, 7, 100, 4000])
 def test_l17_a_torn_tail_is_dropped_and_what_it_told_of_is_maybe_sent(tmp_path: Path, torn: int) -> None:
     with World(answer(201, "{}")) as world:
         copied(world, tmp_path / "copy")
         world.client().send(payment())
         # A crash in the middle of the next write.
-        with open(tmp_path / "copy/journal.sqlite-wal", "ab") as log:
+        with open(tmp_path / "copy/journal.sqlite-wal", "r+b") as log:
+            log.seek(end_of_log(log.read()))
             log.write(b"\x5a" * torn)
         world.then(answer(201, "{}", idempotent_replayed="true"))
         resumed = world.client(folder=tmp_path / "copy").resume()

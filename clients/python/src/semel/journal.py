@@ -1,8 +1,9 @@
 """Where intents survive: one folder, one process at a time, durable before the first byte leaves.
 
-SQLite in WAL mode. That an attempt begins is synced to the disk before anybody sends; what was seen is handed to the
-operating system, and synced with the next beginning: a killed process loses nothing, and a machine without power at
-most an answer, so that the attempt counts as one whose response was lost.
+SQLite in WAL mode. That an attempt begins is synced to the disk before anybody sends, and that an operation did not
+happen before anybody is told. What else was seen is handed to the operating system, and synced with the next
+beginning: a killed process loses nothing, and a machine without power at most an answer, so that the attempt counts as
+one whose response was lost.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ _INTENT = (
 
 _STATUS = {"not-sent": -1, "no-response": -2}
 """What stands for a status where there was no response."""
+
+_LOG_PAGES_MAX = 400
+"""The log is moved into the database when it has so many pages."""
+_LOG_BYTES = 2 << 20
+"""It takes so many bytes on the disk: its pages, and the commit that goes beyond them."""
 
 T = TypeVar("T")
 
@@ -215,7 +221,9 @@ class Journal:
         """Writes down where an operation stands."""
         update = "UPDATE intent SET state = ?, why = ?, state_ms = ? WHERE operation = ?"
         values = (state, why, at_ms, operation)
-        self._write(lambda connection: connection.execute(update, values) and None, durable=False)
+        # Whoever is told that it did not happen may do it in another way: no crash may make it open again.
+        durable = state in ("rejected", "stopped")
+        self._write(lambda connection: connection.execute(update, values) and None, durable=durable)
 
     def digest(self, credentials: bytes) -> bytes:
         """A digest of credentials that only this journal can compare, so that it tells nothing about them."""
@@ -332,10 +340,22 @@ def _open(folder: Path) -> sqlite3.Connection:
         (check,) = connection.execute("PRAGMA quick_check").fetchone()
         if check != "ok":
             raise JournalDamaged(f"{folder} is damaged: {check}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES_MAX}").fetchone()
+        _lengthen(folder / "journal.sqlite-wal")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _lengthen(log: Path) -> None:
+    """Gives SQLite's log all its bytes, as zeros, which it reads as its end. A sync after a write that makes a file
+    longer has to wait for the file system's own journal, too, and costs half as much again."""
+    with open(log, "ab") as file:
+        file.write(bytes(max(0, _LOG_BYTES - file.tell())))
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(log.parent)
 
 
 def _forget_over(connection: sqlite3.Connection, before_ms: int) -> None:
