@@ -20,7 +20,7 @@ fn claim(n: u64) -> Swap {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Asks all at once, so that they share statements, and says what each was answered.
@@ -242,7 +242,7 @@ async fn records_longer_than_a_batch_and_many_of_them_come_back() {
     let mut world = World::new().await;
     world.options.batch_bytes_max = 10_000;
     let store = world.open().await;
-    let content = |n: u64| vec![u8::try_from(n % 251).unwrap(); if n % 10 == 0 { 3 << 20 } else { 4_000 }];
+    let content = |n: u64| vec![u8::try_from(n % 251).unwrap(); if n.is_multiple_of(10) { 3 << 20 } else { 4_000 }];
     let swaps = (0..60).map(|n| (n, put(None, stamp(n, 1), completed(n, content(n)))));
     for (n, answer) in all_at_once(&store, swaps).await {
         assert_eq!(answer, Ok(Swapped::Done), "key {n}");
@@ -277,4 +277,30 @@ async fn peers_03_a_swap_that_is_dropped_anywhere_harms_nobody() {
         assert_eq!(store.swap(&key(n), &remove(found)).await, Ok(Swapped::Done));
     }
     assert_eq!(store.scan(PhaseKind::InFlight, None, 100).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_that_claims_one_key_is_answered_by_few_statements() {
+    let world = World::new().await;
+    let store = world.open().await;
+    let commits = || {
+        world.sql("SELECT pg_stat_clear_snapshot(); SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+    };
+    let before: u64 = commits().parse().unwrap();
+    let mut crowd = JoinSet::new();
+    for n in 0..2_000 {
+        let store = store.clone();
+        crowd.spawn(async move { store.swap(&key(0), &put(None, stamp(n, 1), in_flight(n))).await.unwrap() });
+    }
+    let answers = crowd.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Swapped::Done).count(), 1);
+    let winner = store.load(&key(0)).await.unwrap().unwrap();
+    let told = answers.iter().filter(|answer| matches!(answer, Swapped::Found(found) if found.stamp == winner.stamp && found.record == winner.record));
+    assert_eq!(told.count(), 1_999);
+    drop(store);
+    let quiet =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()";
+    until("its sessions are over", async || world.sql(quiet) == "0").await;
+    let after: u64 = commits().parse().unwrap();
+    assert!(after - before < 500, "{} commits", after - before);
 }
