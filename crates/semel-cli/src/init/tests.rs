@@ -68,10 +68,8 @@ fn a_document_without_writes_covers_nothing_by_accident() {
 
 #[test]
 fn the_more_exact_route_comes_first() {
-    let document = json!({ "openapi": "3.1.0", "paths": {
-        "/a/{b}": { "post": {} }, "/{a}/b": { "post": {} }, "/a/b": { "post": {} }, "/a/{b}/c": { "post": {} },
-    } });
-    let written = file("-", document.to_string().as_bytes()).expect("it is one");
+    let paths = ["/a/{b}", "/{a}/b", "/a/b", "/a/{b}/c"].map(|path| format!("  {path}: {{post: {{}}}}\n")).concat();
+    let written = file("-", format!("openapi: 3.1.0\npaths:\n{paths}").as_bytes()).expect("it is one");
     let config =
         Config::read("", &written.text, Flags::default()).expect("accepted");
     let covers = |path: &str| config.policy.route(&http::Method::POST, path).map(|route| route.name().to_owned());
@@ -149,8 +147,8 @@ fn what_is_wrong_is_named_with_its_line() {
 fn everything_has_a_limit() {
     let lines = |line: &dyn Fn(usize) -> String, count: usize| (0..count).map(line).collect::<Vec<_>>().concat();
     let alias = |n: usize| n.checked_sub(1).map_or("0".to_owned(), |n| format!("*a{n}"));
-    // Ten times ten times ten: few bytes that stand for very many values.
-    let bomb = lines(&|n| format!("a{n}: &a{n} [{}]\n", vec![alias(n); 10].join(", ")), 10);
+    // Few bytes that stand for millions of values; no more, so that a broken limit is a red test and no dead machine.
+    let bomb = lines(&|n| format!("a{n}: &a{n} [{}]\n", vec![alias(n); 10].join(", ")), 6) + "b: [*a5, *a5]\n";
     let deep = lines(&|n| format!("a{n}: &a{n} [[[[{}]]]]\n", alias(n)), 40);
     let paths = lines(&|n| format!("  /p{n}: {{post: {{}}}}\n"), document::OPERATIONS_MAX + 1);
     check_wrong(
