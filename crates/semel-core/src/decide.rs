@@ -96,17 +96,14 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
     if record.fingerprint != fingerprint && !planted(Bug::PhaseBeforeFingerprint) {
         return match (rules.on_mismatch, &record.phase) {
             (OnMismatch::Replay, Phase::Completed { kept, .. }) => completed(rules, kept),
-            (OnMismatch::Replay, Phase::InFlight { lease }) if found.age < *lease && !found.abandoned => {
-                Decision::InFlight
-            }
+            (OnMismatch::Replay, Phase::InFlight { .. }) if found.is_running() => Decision::InFlight,
             // Never executed over an outcome that belongs to another request.
             (OnMismatch::Replay | OnMismatch::Refuse, _) => Decision::Mismatch,
         };
     }
     match &record.phase {
-        Phase::InFlight { lease } if found.age < *lease && (!found.abandoned || planted(Bug::AbandonedIsInFlight)) => {
-            Decision::InFlight
-        }
+        Phase::InFlight { .. } if found.is_running() => Decision::InFlight,
+        Phase::InFlight { lease } if found.age < *lease && planted(Bug::AbandonedIsInFlight) => Decision::InFlight,
         Phase::InFlight { .. } if planted(Bug::LeaseOverIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::Unknown if planted(Bug::UnknownIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::InFlight { .. } | Phase::Unknown => match rules.on_unknown {

@@ -114,7 +114,8 @@ pub enum Step {
     Look(RecordKey),
     /// Execute once, then report [`Exchange::on_executed`]. The permit is spent by reporting.
     Execute(Permit),
-    /// Wait until the record no longer bears `seen`, or `at_most`; then report [`Exchange::on_waited`].
+    /// Wait until the record no longer bears `seen` or is no longer running, or `at_most`; then report
+    /// [`Exchange::on_waited`].
     Wait {
         /// The stamp of the record that is in flight.
         seen: Stamp,
@@ -332,12 +333,17 @@ impl Exchange {
         Step::Swap { register: Which::Record, swap: Swap { expect, put } }
     }
 
-    /// The wait is over: the record changed, or the time is up. `elapsed` is how long it took.
-    pub fn on_waited(&mut self, elapsed: Duration) -> Step {
+    /// The wait is over: the record changed, or the time is up. `elapsed` is how long it took, and `found` what was loaded
+    /// since it began, so that a crowd which waited need not ask the store one by one; `None`: nothing was there, or
+    /// nothing was loaded.
+    pub fn on_waited(&mut self, elapsed: Duration, found: Option<&Found>) -> Step {
         let spent = if planted(Bug::WaitIsFree) { elapsed } else { elapsed.max(WAIT_MIN) };
         self.waited = self.waited.saturating_add(spent);
         self.claims_left = CLAIMS_MAX;
-        self.claim(None, 1, None)
+        match found {
+            Some(found) => self.judge(found),
+            None => self.claim(None, 1, None),
+        }
     }
 
     fn claim(&mut self, expect: Option<Stamp>, attempt: u32, warning: Option<Warning>) -> Step {
@@ -633,7 +639,7 @@ mod tests {
                     last = stamp;
                     exchange.on_swapped(found())
                 }
-                Step::Wait { .. } => exchange.on_waited(Duration::ZERO),
+                Step::Wait { .. } => exchange.on_waited(Duration::ZERO, None),
                 Step::Execute(_) | Step::Look(_) => panic!("nothing was claimed"),
                 Step::Answer(answer) => break answer,
             };
@@ -648,7 +654,7 @@ mod tests {
         for _ in 0..2 {
             let step = exchange.on_swapped(taken_over(Phase::InFlight { lease: RULES.lease }));
             if matches!(step, Step::Wait { .. }) {
-                exchange.on_waited(Duration::MAX);
+                exchange.on_waited(Duration::MAX, None);
             }
         }
     }

@@ -50,7 +50,7 @@ use crate::{
     planted::{Bug, Planted},
     policy::{Effect, OnCompleted, OnExpired, OnMismatch, OnUnknown},
     record::{ExchangeId, Kept, Phase, Reply},
-    register::{Swap, Swapped},
+    register::{Found, Swap, Swapped},
     wire::{KeyStatus, Problem, ProblemType, Warning},
 };
 
@@ -496,12 +496,17 @@ impl World {
                 }
             }
             Party::Waiting { exchange, at_most } => {
-                for (what, elapsed) in [("wakes at once", Duration::ZERO), ("wakes at its limit", *at_most)] {
+                let mut wakes = |what, elapsed, found: Option<&Found>| {
                     go(what, 0, &|w| {
                         let mut exchange = exchange.clone();
-                        let step = exchange.on_waited(elapsed);
+                        let step = exchange.on_waited(elapsed, found);
                         w.go_on(config, i, exchange, step)
                     });
+                };
+                wakes("wakes at once", Duration::ZERO, None);
+                wakes("wakes at its limit", *at_most, None);
+                if let Some(cell) = &self.cell {
+                    wakes("is shown what is there", Duration::ZERO, Some(&cell.found()));
                 }
             }
         }
@@ -706,7 +711,7 @@ impl World {
                     let kept = Kept::Reply(reply_of(ME));
                     exchange.on_executed(permit, Executed::Replied { kept, effect: Effect::Happened })
                 }
-                Step::Wait { at_most, .. } => exchange.on_waited(at_most),
+                Step::Wait { at_most, .. } => exchange.on_waited(at_most, None),
                 Step::Look(_) => panic!("nothing is guarded here"),
                 Step::Answer(answer) => break answer,
             };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::record::{Record, Stamp};
+use crate::record::{Phase, Record, Stamp};
 
 /// "Put this if what lives there bears that stamp."
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -46,4 +46,11 @@ pub struct Found {
     pub abandoned: bool,
     /// What is left of the record at that age ([`Record::at_age`]).
     pub record: Record,
+}
+
+impl Found {
+    /// Whether somebody may still be executing under it: in flight, within its lease, its writer not known to be dead.
+    pub fn is_running(&self) -> bool {
+        matches!(self.record.phase, Phase::InFlight { lease } if self.age < lease && !self.abandoned)
+    }
 }

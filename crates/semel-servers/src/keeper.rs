@@ -173,8 +173,8 @@ pub(crate) fn percent_encode(text: &str) -> String {
     text.bytes().map(|byte| if safe(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// Polls until `done`, or fails when patience is over.
-pub(crate) fn until(mut done: impl FnMut() -> bool) -> io::Result<()> {
+/// Asks every 10 ms whether it is done, for at most a minute: the way to wait for a real process.
+pub fn until(mut done: impl FnMut() -> bool) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         if Instant::now() > deadline {

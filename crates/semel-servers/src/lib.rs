@@ -7,9 +7,9 @@
 //! Everything blocks, for milliseconds to a few seconds, and needs no runtime.
 
 mod certificates;
-//mod cluster;
+mod cluster;
 mod keeper;
-//mod pgbouncer;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod programs;
@@ -17,8 +17,9 @@ mod proxy;
 mod redis;
 
 pub use certificates::Tls;
-//pub use cluster::RedisCluster;
-//pub use pgbouncer::{PgBouncer, PoolMode};
+pub use cluster::RedisCluster;
+pub use keeper::until;
+pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{PostgresOptions, PrivatePostgres, Replication};
 pub use proxy::{Mode, TcpProxy, Trigger};
 pub use redis::{PrivateRedis, RedisOptions};

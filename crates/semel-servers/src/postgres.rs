@@ -243,6 +243,14 @@ impl PrivatePostgres {
         if said == "t" { Ok(()) } else { Err(io::Error::other("the replica is not promoted within a minute")) }
     }
 
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.options.password.as_deref()
+    }
+
+    pub(crate) fn tls(&self) -> Tls {
+        self.options.tls
+    }
+
     /// Whether it is this server that is ready, and not one that it left a file of.
     fn is_ready(&self, server: u32) -> bool {
         let says = fs::read_to_string(self.keeper.folder().join("data/postmaster.pid")).unwrap_or_default();

@@ -209,21 +209,32 @@ impl PrivateRedis {
         let primary = options.replica_of.map(|port| format!("127.0.0.1 {port}"));
         settings.extend(primary.as_ref().map(|primary| ("replicaof", &**primary)));
         settings.extend(options.settings.iter().map(|(name, value)| (&**name, &**value)));
-        settings.iter().map(|(name, value)| format!("--{name} {} ", quote(value))).collect()
+        let arguments: Vec<String> =
+            settings.iter().map(|(name, value)| format!("--{name} {}", quote(value))).collect();
+        arguments.join(" ")
     }
 
     /// Whether it is this server that answers, and has read what it had on disk.
     fn is_ready(&self, server: u32) -> bool {
-        let Ok(info) = self.cli(&["INFO", "everything"]) else {
-            return false;
-        };
-        let says = |line: &str| info.lines().any(|said| said == line);
-        let follows = self.options.replica_of.is_none() || says("master_link_status:up");
-        says(&format!("process_id:{server}")) && says("loading:0") && follows
+        let follows = || self.options.replica_of.is_none() || self.info("master_link_status:up");
+        self.info(&format!("process_id:{server}")) && self.info("loading:0") && follows()
+    }
+
+    /// Whether its `INFO` has such a line.
+    pub(crate) fn info(&self, line: &str) -> bool {
+        self.says(&["INFO", "everything"], line)
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.keeper.server().is_some()
+    }
+
+    fn says(&self, command: &[&str], wanted: &str) -> bool {
+        self.cli(command).is_ok_and(|said| said.lines().any(|line| line.trim_end() == wanted))
     }
 
     /// Waits until its own client says `wanted` to a command.
     pub(crate) fn wait_for(&self, command: &[&str], wanted: &str) -> io::Result<()> {
-        until(|| self.cli(command).is_ok_and(|said| said.lines().any(|line| line.trim() == wanted)))
+        until(|| self.says(command, wanted))
     }
 }

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -40,8 +40,6 @@ const STORE_PAUSE: Duration = Duration::from_millis(20);
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the caller waits for a settle that the store does not confirm, before the true reply is told as unkept.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
-/// How soon a record that is in flight in another process is looked at again; doubles up to ten times this.
-const WAIT_POLL: Duration = Duration::from_millis(25);
 
 /// What an execution left.
 #[derive(Debug)]
@@ -100,7 +98,7 @@ impl Summary {
 
 /// Drives one exchange to its answer, and its settle to the end even when the answer had to be told before.
 pub(crate) async fn drive<F>(
-    store: &dyn Store,
+    store: &Arc<dyn Store>,
     waiters: &Waiters,
     covered: &Covered,
     guard: Guard,
@@ -119,8 +117,8 @@ pub(crate) async fn drive<F>(
     let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
-    let mut running = None;
-    let mut poll = WAIT_POLL;
+    // Only where somebody may wait for it.
+    let _running = if covered.route.wait_max.is_zero() { None } else { waiters.running(id) };
     let mut summary = Summary::of(id);
     let mut claimed_at = Instant::now();
     loop {
@@ -135,7 +133,7 @@ pub(crate) async fn drive<F>(
                     }
                     Which::Guard => &guard_key,
                 };
-                let swapped = claim(store, at, &swap).await;
+                let swapped = claim(&**store, at, &swap).await;
                 summary.claim += asking_at.elapsed();
                 match swapped {
                     Some(swapped) => exchange.on_swapped(swapped),
@@ -144,7 +142,7 @@ pub(crate) async fn drive<F>(
             }
             Step::Look(owner) => {
                 let looking_at = Instant::now();
-                let found = look(store, &owner).await;
+                let found = look(&**store, &owner).await;
                 summary.claim += looking_at.elapsed();
                 match found {
                     Some(found) => exchange.on_looked(found.as_ref()),
@@ -155,7 +153,7 @@ pub(crate) async fn drive<F>(
                 let settling_at = Instant::now();
                 let swapped = tokio::select! {
                     biased;
-                    swapped = settle(store, &key, &swap, claimed_at + covered.route.lease()) => Some(swapped),
+                    swapped = settle(&**store, &key, &swap, claimed_at + covered.route.lease()) => Some(swapped),
                     () = tokio::time::sleep(SETTLE_PATIENCE) => None,
                 };
                 summary.settle = settling_at.elapsed();
@@ -170,14 +168,11 @@ pub(crate) async fn drive<F>(
                         unreachable!("a failed settle ends the exchange")
                     };
                     tell_all(tell, &covered.route, answer, executed.take(), &summary);
-                    settle(store, &key, &swap, claimed_at + covered.route.lease()).await;
+                    settle(&**store, &key, &swap, claimed_at + covered.route.lease()).await;
                     return;
                 }
             }
             Step::Execute(permit) => {
-                if !covered.route.wait_max.is_zero() {
-                    running = Some(waiters.running(key));
-                }
                 let (permit, execution) =
                     execute_within(permit, claimed_at + covered.route.execution_max, &mut execute, id).await;
                 summary.attempt = permit.attempt();
@@ -186,18 +181,16 @@ pub(crate) async fn drive<F>(
                 executed = Some(execution);
                 exchange.on_executed(permit, outcome)
             }
-            Step::Wait { at_most, .. } => {
+            Step::Wait { seen, at_most } => {
                 let began = Instant::now();
-                tokio::select! {
-                    () = waiters.wait(&key, at_most, poll) => {}
+                let found = tokio::select! {
+                    found = tokio::time::timeout(at_most, waiters.changed(store, key, seen)) => found.ok().flatten(),
                     // Nothing is claimed, so a waiter whose client has left has nothing left to do (peers.md #28).
                     () = tell.closed() => return,
-                }
-                poll = (poll * 2).min(WAIT_POLL * 10);
-                exchange.on_waited(began.elapsed())
+                };
+                exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::Answer(answer) => {
-                drop(running);
                 tell_all(tell, &covered.route, answer, executed, &summary);
                 return;
             }
@@ -294,7 +287,7 @@ async fn settle(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant)
     }
 }
 
-fn may_recover(error: &StoreError) -> bool {
+pub(crate) fn may_recover(error: &StoreError) -> bool {
     match error {
         StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Full(_) => true,
         StoreError::Corrupt(_) => false,

@@ -337,7 +337,7 @@ where
             log_override(&route, exchange, reason.as_deref());
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
-        drive(&*driving.store, &driving.waiters, &covered, guard, tell, execute).await;
+        drive(&driving.store, &driving.waiters, &covered, guard, tell, execute).await;
     });
     shared.running.spawn(exchange);
     let Ok(told) = told.await else {

@@ -1,74 +1,188 @@
-//! Who waits for a running execution of this process, so that they wake when it settles.
+//! Who waits for whom, so that a crowd which waits for one record asks the store as little as one waiter.
 //!
-//! Only a hint: a waiter that was not woken asks the store again after a while, and the store decides.
+//! An execution of this process says when it is over. A record of another process is loaded steadily, once for all who
+//! wait for it: there is nothing to subscribe to in a compare-and-swap register.
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-use std::collections::hash_map::Entry;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use semel_core::scope::RecordKey;
-use tokio::sync::Notify;
+use semel_core::{
+    record::{ExchangeId, Stamp},
+    register::Found,
+    scope::RecordKey,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tokio_util::sync::CancellationToken;
 
-/// The executions that somebody may wait for.
-#[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<RecordKey, Arc<Notify>>>);
+use crate::{drive::may_recover, store::Store};
 
-/// Held while an execution runs; dropping it wakes everybody who waits for it.
+/// How often a record that is in flight in another process is loaded: a settle there is seen within twice this.
+const WAIT_POLL: Duration = Duration::from_millis(25);
+
+/// What runs in this process, by name.
 #[derive(Debug)]
-pub(crate) struct Running<'a> {
-    waiters: &'a Waiters,
-    key: RecordKey,
-    notify: Arc<Notify>,
+pub(crate) struct Here<K>(Mutex<HashMap<K, CancellationToken>>);
+
+/// Held while it runs; dropping it wakes everybody who waits for its end.
+#[derive(Debug)]
+pub(crate) struct Running<'a, K: Copy + Eq + Hash> {
+    here: &'a Here<K>,
+    name: K,
+    over: CancellationToken,
 }
 
-impl Waiters {
-    /// Says that `key` is executing here from now on.
-    pub(crate) fn running(&self, key: RecordKey) -> Running<'_> {
-        let notify = Arc::new(Notify::new());
-        // A fenced execution of the same key may still be here; its waiters are woken when it ends, and ask the store.
-        self.0.lock().insert(key, Arc::clone(&notify));
-        Running { waiters: self, key, notify }
+impl<K> Default for Here<K> {
+    fn default() -> Here<K> {
+        Here(Mutex::default())
     }
+}
 
-    /// Says that `key` is executing here from now on, unless it is already.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub(crate) fn try_running(&self, key: RecordKey) -> Option<Running<'_>> {
-        match self.0.lock().entry(key) {
+impl<K: Copy + Eq + Hash> Here<K> {
+    /// Says that it runs from now on; `None`: it already does.
+    pub(crate) fn running(&self, name: K) -> Option<Running<'_, K>> {
+        match self.0.lock().entry(name) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
-                let notify = Arc::clone(vacant.insert(Arc::default()));
-                Some(Running { waiters: self, key, notify })
+                let over = vacant.insert(CancellationToken::new()).clone();
+                Some(Running { here: self, name, over })
             }
         }
     }
 
-    /// Waits until the execution of `key` in this process is over, or `at_most`. Where it runs in another process, waits
-    /// `poll`.
-    pub(crate) async fn wait(&self, key: &RecordKey, at_most: Duration, poll: Duration) {
-        let notify = self.0.lock().get(key).cloned();
-        match notify {
-            Some(notify) => {
-                let notified = notify.notified();
-                tokio::pin!(notified);
-                notified.as_mut().enable();
-                // It may have settled before the line above, and then nobody would wake us.
-                if self.0.lock().get(key).is_some_and(|running| Arc::ptr_eq(running, &notify)) {
-                    let _ = tokio::time::timeout(at_most, notified).await;
-                }
+    /// Waits until it is over, and says whether it ran at all.
+    pub(crate) async fn over(&self, name: &K) -> bool {
+        let over = self.0.lock().get(name).cloned();
+        match over {
+            Some(over) => {
+                over.cancelled().await;
+                true
             }
-            None => tokio::time::sleep(poll.min(at_most)).await,
+            None => false,
         }
     }
 }
 
-impl Drop for Running<'_> {
+impl<K: Copy + Eq + Hash> Drop for Running<'_, K> {
     fn drop(&mut self) {
-        let mut running = self.waiters.0.lock();
-        if running.get(&self.key).is_some_and(|notify| Arc::ptr_eq(notify, &self.notify)) {
-            running.remove(&self.key);
+        self.here.0.lock().remove(&self.name);
+        self.over.cancel();
+    }
+}
+
+/// The exchanges of this process that others may wait for, and the records that somebody waits for. Clones are one.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Waiters(Arc<Shared>);
+
+#[derive(Default, Debug)]
+struct Shared {
+    exchanges: Here<ExchangeId>,
+    /// One poller for each of these; the sender is its own.
+    watched: Mutex<HashMap<Watched, watch::Sender<News>>>,
+}
+
+/// A record, and the stamp that it bore.
+type Watched = (RecordKey, Stamp);
+
+/// Nothing so far; or what was there once it had changed, if anything that can be told.
+type News = Option<Option<Found>>;
+
+impl Waiters {
+    /// Says that this exchange runs here. Said before its first claim, nobody meets the claim without knowing it.
+    pub(crate) fn running(&self, exchange: ExchangeId) -> Option<Running<'_, ExchangeId>> {
+        self.0.exchanges.running(exchange)
+    }
+
+    /// Waits until the record no longer bears `seen` or is no longer running, and shows what it is then; `None`: it is gone,
+    /// or the store has to be asked. Unbounded: whoever waits gives up by dropping this.
+    pub(crate) async fn changed(&self, store: &Arc<dyn Store>, key: RecordKey, seen: Stamp) -> Option<Found> {
+        let mut news = self.watch(store, (key, seen));
+        // It fails when the poller panicked.
+        news.wait_for(Option::is_some).await.ok()?.clone().flatten()
+    }
+
+    fn watch(&self, store: &Arc<dyn Store>, watched: Watched) -> watch::Receiver<News> {
+        match self.0.watched.lock().entry(watched) {
+            Entry::Occupied(polled) => polled.get().subscribe(),
+            Entry::Vacant(vacant) => {
+                let (news, receiver) = watch::channel(None);
+                vacant.insert(news.clone());
+                let poller = Poller { waiters: self.clone(), watched, news };
+                tokio::spawn(poller.poll(Arc::clone(store)));
+                receiver
+            }
         }
-        drop(running);
-        self.notify.notify_waiters();
+    }
+}
+
+/// Looks at one record for everybody who waits for it, and ends with the last of them.
+struct Poller {
+    waiters: Waiters,
+    watched: Watched,
+    news: watch::Sender<News>,
+}
+
+impl Poller {
+    async fn poll(self, store: Arc<dyn Store>) {
+        let changed = self.until_changed(&*store);
+        tokio::pin!(changed);
+        loop {
+            tokio::select! {
+                found = &mut changed => {
+                    self.news.send_replace(Some(found));
+                    return;
+                }
+                () = self.news.closed() => if self.is_left() { return },
+            }
+        }
+    }
+
+    async fn until_changed(&self, store: &dyn Store) -> Option<Found> {
+        let (key, seen) = self.watched;
+        let mut polls = interval_at(Instant::now() + WAIT_POLL, WAIT_POLL);
+        // A slow store is not asked more often for being slow.
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.waiters.0.exchanges.over(&seen.exchange).await {
+                polls.reset();
+            } else {
+                polls.tick().await;
+            }
+            match store.load(&key).await {
+                Ok(Some(found)) if found.stamp == seen && found.is_running() => {}
+                Ok(found) => return found,
+                // Those who wait have time, and asking one by one they would only be told the same.
+                Err(error) if may_recover(&error) => {
+                    tracing::debug!(target: "semel::store", %error, "a record that is waited for was not shown");
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether nobody waits any more; then nobody finds this poller from now on.
+    fn is_left(&self) -> bool {
+        let mut watched = self.waiters.0.watched.lock();
+        let is_left = self.news.receiver_count() == 0;
+        if is_left {
+            watched.remove(&self.watched);
+        }
+        is_left
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let mut watched = self.waiters.0.watched.lock();
+        if watched.get(&self.watched).is_some_and(|news| news.same_channel(&self.news)) {
+            watched.remove(&self.watched);
+        }
     }
 }

@@ -12,18 +12,18 @@ use semel_servers::{Mode, TcpProxy, Trigger};
 fn shouting() -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (hears, heard) = mpsc::channel();
+    let (tells, heard) = mpsc::channel();
     thread::spawn(move || {
         for client in listener.incoming() {
-            let (mut client, hears) = (client.unwrap(), hears.clone());
+            let (mut client, tells) = (client.unwrap(), tells.clone());
             thread::spawn(move || {
                 let mut buffer = [0; 1024];
                 while let Ok(read @ 1..) = client.read(&mut buffer) {
                     let said = String::from_utf8_lossy(&buffer[..read]).into_owned();
                     let _ = client.write_all(said.to_uppercase().as_bytes());
-                    let _ = hears.send(said);
+                    let _ = tells.send(said);
                 }
-                let _ = hears.send("<end>".to_owned());
+                let _ = tells.send("<end>".to_owned());
             });
         }
     });

@@ -26,6 +26,31 @@ impl fmt::Debug for Password {
     }
 }
 
+/// The URL of a server, perhaps with a password, which no `Debug` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// Wraps it.
+    pub fn new(text: impl Into<String>) -> Url {
+        Url(text.into())
+    }
+
+    /// The text, for the one place that parses it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A password may contain any sign if it was not percent-encoded: nothing up to the last @ is shown, and no query.
+        let (front, server) = self.0.rsplit_once('@').unwrap_or_else(|| self.0.split_once("://").unwrap_or_default());
+        let scheme = front.split_once("://").map_or(front, |(scheme, _)| scheme);
+        write!(f, "{scheme}://{}", server.split('?').next().unwrap_or_default())
+    }
+}
+
 /// Files of a connection by TLS, all in PEM.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Tls {
@@ -177,6 +202,9 @@ mod tests {
     #[test]
     fn a_password_is_not_shown_and_half_a_client_certificate_is_refused() {
         assert_eq!(format!("{:?}", Password::new("hunter2")), "(hidden)");
+        for url in ["db://u:hunter2@host:1/name", "db://u:hun@hunter2?/@host:1/name?password=hunter2", "db://host:1/name"] {
+            assert_eq!(format!("{:?}", Url::new(url)), "db://host:1/name");
+        }
         let tls = Tls { client_cert_file: Some("/cert.pem".into()), ..Tls::default() };
         assert!(matches!(tls.read(), Err(OpenError::Options(text)) if text.contains("client_key_file")));
     }

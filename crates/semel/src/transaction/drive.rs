@@ -224,9 +224,9 @@ where
             return Some(told);
         }
         // One connection per key and process: those who wait for it hold none (peers.md #4).
-        let waiters = &self.shared.waiters;
+        let transactions = &self.shared.transactions;
         let _running = loop {
-            if let Some(running) = waiters.try_running(key) {
+            if let Some(running) = transactions.running(key) {
                 break running;
             }
             let left = self.patience_until.saturating_duration_since(Instant::now());
@@ -234,7 +234,7 @@ where
                 return Some(self.in_flight());
             }
             tokio::select! {
-                () = waiters.wait(&key, left, Duration::ZERO) => {}
+                _ = timeout(left, transactions.over(&key)) => {}
                 // Nothing is claimed, so a waiter whose client has left has nothing left to do (peers.md #28).
                 () = tell.closed() => return None,
             }

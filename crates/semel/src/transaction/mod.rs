@@ -99,7 +99,7 @@ use crate::{
     observe::{Released, Releasing, Watched, release_by_operator},
     reply::{self, Content},
     store::{Clock, Found, StoreError, Swap, Swapped, SystemClock},
-    waiters::Waiters,
+    waiters::Here,
 };
 
 mod drive;
@@ -148,7 +148,7 @@ struct Shared<DB: Register> {
     settings: DB::Settings,
     /// `None`: the database's own.
     clock: Option<Arc<dyn Clock>>,
-    waiters: Arc<Waiters>,
+    transactions: Arc<Here<RecordKey>>,
 }
 
 /// Why the tables could not be read or changed.
@@ -345,18 +345,18 @@ impl<DB: Register> Transactional<DB> {
 
     fn bring(policy: Policy, secret: Secret, pool: Pool<DB>, clock: Option<Arc<dyn Clock>>) -> Self {
         let settings = DB::Settings::default();
-        Transactional(Arc::new(Shared { policy, secret, pool, settings, clock, waiters: Arc::default() }))
+        Transactional(Arc::new(Shared { policy, secret, pool, settings, clock, transactions: Arc::default() }))
     }
 
     fn with(self, change: impl FnOnce(&mut Shared<DB>)) -> Self {
-        let Shared { policy, secret, pool, settings, clock, waiters } = &*self.0;
+        let Shared { policy, secret, pool, settings, clock, transactions } = &*self.0;
         let mut shared = Shared {
             policy: policy.clone(),
             secret: secret.clone(),
             pool: pool.clone(),
             settings: *settings,
             clock: clock.clone(),
-            waiters: Arc::clone(waiters),
+            transactions: Arc::clone(transactions),
         };
         change(&mut shared);
         Transactional(Arc::new(shared))

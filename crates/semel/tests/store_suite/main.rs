@@ -12,6 +12,8 @@ use semel::testkit::{
 #[cfg(feature = "embedded")]
 mod embedded;
 mod planted;
+#[cfg(feature = "postgres-store")]
+mod postgres;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory() {
