@@ -7,8 +7,7 @@ use semel::store::shared::Password;
 use semel_core::{key::Presence, policy::Preset};
 
 use crate::config::{
-    AddressText, AdminText, Config, ConfigError, Flags, GatewaySettings, LogForm, OriginText, PolicyFlags,
-    StoreFlags,
+    AddressText, AdminText, Config, ConfigError, Flags, GatewaySettings, LogForm, OriginText, PolicyFlags, StoreFlags,
 };
 
 mod call;
@@ -51,6 +50,9 @@ enum Command {
     Resume(call::Resume),
     #[command(subcommand)]
     Journal(call::JournalCommand),
+    /// Prepares, checks and counts the store where records live.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -142,6 +144,63 @@ Exit codes:
   2  wrong command line or configuration";
 
 #[derive(Subcommand)]
+enum StoreCommand {
+    /// Makes the tables of a store in PostgreSQL, or brings them to this release.
+    ///
+    /// The role that does owns them: it is the one to give to semel serve, which never makes tables.
+    #[command(
+        after_help = "Examples:\n  semel store migrate --store postgres://semel@db/semel\n  semel store migrate --print > semel.sql     (for psql, and whoever reviews it)\n\nExit codes:\n  0  the tables are there; or the store has none\n  1  the server failed, or is not there\n  2  wrong command line or configuration"
+    )]
+    Migrate {
+        /// Print the SQL and do nothing; needs no store
+        #[arg(long)]
+        print: bool,
+        #[command(flatten)]
+        of: StoreOf,
+    },
+    /// Says what is wrong with a store, what would be lost by it, and what to do.
+    #[command(
+        after_help = "Examples:\n  semel store check --store postgres://semel@db/semel\n  semel store check --config semel.toml\n\nExit codes:\n  0  semel serve starts on it\n  1  it does not, or the server is not there\n  2  wrong command line or configuration"
+    )]
+    Check {
+        #[command(flatten)]
+        of: StoreOf,
+    },
+    /// Counts the records of a store. It reads them all: something for operators, not for every minute.
+    #[command(
+        after_help = "Examples:\n  semel store stats --store redis://cache:6379\n  semel store stats --config semel.toml --json\n\nExit codes:\n  0  counted\n  1  the server failed, or is not there\n  2  wrong command line or configuration"
+    )]
+    Stats {
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        of: StoreOf,
+    },
+}
+
+/// Which store an operator means.
+#[derive(Args)]
+struct StoreOf {
+    /// The configuration file of the gateway (see `semel config show`); flags beat it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder of the gateway, for an embedded store [default: ./semel-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl StoreOf {
+    fn read(self) -> Result<Config, ConfigError> {
+        let gateway = GatewaySettings { data: self.data, ..GatewaySettings::default() };
+        let flags = Flags { gateway, store: self.store.read()?, ..Flags::default() };
+        Config::load(self.config.as_deref(), flags)
+    }
+}
+
+#[derive(Subcommand)]
 enum ConfigCommand {
     /// Reads FILE and says what is wrong with it, and where.
     #[command(
@@ -174,6 +233,7 @@ fn main() -> ExitCode {
         Command::Call(args) => call::call(*args),
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
+        Command::Store(command) => store(command),
         Command::Config(command) => config(command),
     };
     match outcome {
@@ -202,6 +262,20 @@ fn serve(flags: Serve) -> anyhow::Result<u8> {
         serve::Ended::Drained => SUCCESS,
         serve::Ended::CutOff => FAILURE,
     })
+}
+
+fn store(command: StoreCommand) -> anyhow::Result<u8> {
+    use store::{Command, Form};
+    let (command, of) = match command {
+        StoreCommand::Migrate { print: true, of: _ } => {
+            print!("{}", store::migrations());
+            return Ok(SUCCESS);
+        }
+        StoreCommand::Migrate { print: false, of } => (Command::Migrate, of),
+        StoreCommand::Check { of } => (Command::Check, of),
+        StoreCommand::Stats { json, of } => (Command::Stats(if json { Form::Json } else { Form::Text }), of),
+    };
+    store::run(command, &of.read()?)
 }
 
 fn config(command: ConfigCommand) -> anyhow::Result<u8> {

@@ -137,11 +137,7 @@ fn store(page: &mut Page<'_>, store: &StoreConfig) {
         PasswordFrom::File(path) => Some(path.clone()),
         PasswordFrom::Nowhere | PasswordFrom::Url(_) | PasswordFrom::Environment(_) => None,
     };
-    page.maybe(
-        "password_file",
-        file(&password_file),
-        "a file with the password; or give it in SEMEL_STORE_PASSWORD",
-    );
+    page.maybe("password_file", file(&password_file), "a file with the password; or give it in SEMEL_STORE_PASSWORD");
     page.maybe(
         "secret_file",
         file(&store.secret_file),

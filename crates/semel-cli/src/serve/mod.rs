@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
-    store,
+    store::{self, Opened},
 };
 
 mod admin;
@@ -71,15 +71,14 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let token = gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
     log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
-    let secret = semel::secret_in(&gateway.data)?;
-    let (store, records) = store::open(&place, &gateway.data)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
     let mut semel = Semel::new(policy, secret, Arc::clone(&store));
     if let Some(question) = gateway.authorize.clone() {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &records));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);

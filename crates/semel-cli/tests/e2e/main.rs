@@ -16,3 +16,4 @@ mod pass_through;
 mod peers;
 mod policy;
 mod security;
+mod store;

@@ -9,8 +9,9 @@ use semel::{
         SimulatedClock, Store,
         postgres::{Options, PostgresStore},
     },
-    testkit::{Harness, Keeps, PrivatePostgres, START_MS, Subject, suite},
+    testkit::{Harness, Keeps, START_MS, Subject, Sweeps, suite},
 };
+use semel_servers::PrivatePostgres;
 
 #[derive(Debug)]
 struct Postgres {
@@ -47,6 +48,10 @@ async fn passes(harness: Postgres) {
 impl Harness for Postgres {
     fn keeps(&self) -> Keeps {
         Keeps::Records
+    }
+
+    fn sweeps(&self) -> Sweeps {
+        Sweeps::InBulk
     }
 
     async fn fresh(&self) -> Box<dyn Subject> {

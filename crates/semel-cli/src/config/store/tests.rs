@@ -214,7 +214,10 @@ fn a_password_comes_from_one_place_and_is_shown_nowhere() {
         (flag("postgres://semel:hunter%32@db:5433/semel?sslmode=require"), PasswordFrom::Url(password())),
         (flag("rediss+cluster://:hunter2@db:7000/0"), PasswordFrom::Url(password())),
         (StoreFlags { ..environment() }, PasswordFrom::Nowhere),
-        (StoreFlags { place: flag("postgres://semel@db").place, ..environment() }, PasswordFrom::Environment(password())),
+        (
+            StoreFlags { place: flag("postgres://semel@db").place, ..environment() },
+            PasswordFrom::Environment(password()),
+        ),
     ] {
         let config = read_with("", flags).expect("it is fine");
         assert_eq!(config.store.password, from);

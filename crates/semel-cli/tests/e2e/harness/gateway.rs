@@ -149,6 +149,18 @@ impl Setup {
         Ok(gateway)
     }
 
+    /// Runs it to its end, where it must not start.
+    pub(crate) async fn run(&self) -> Said {
+        said("semel serve", self.command().into()).await
+    }
+
+    /// Runs `semel store NAME` on the store that it is to be started on.
+    pub(crate) async fn store_command(&self, name: &str, args: &[&str]) -> Said {
+        let mut command = program();
+        command.args(["store", name]).arg("--data").arg(self.data()).args(&self.args).args(args);
+        said(name, command).await
+    }
+
     fn command(&self) -> Command {
         // SIGXFSZ is ignored, so that a file size limit set on the running process is a failing write and not its death.
         let mut command = Command::new("sh");
@@ -196,12 +208,23 @@ pub(crate) struct Said {
 
 /// Runs the program with these arguments and environment variables to its end.
 pub(crate) async fn semel(args: &[&str], env: &[(&str, &str)]) -> Said {
+    let mut command = program();
+    command.args(args).envs(env.iter().copied());
+    said(&format!("semel {args:?}"), command).await
+}
+
+fn program() -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_semel"));
     for name in UNSET {
         command.env_remove(name);
     }
-    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = within(&format!("the end of semel {args:?}"), command.output()).await.expect("the program starts");
+    command.stdin(Stdio::null());
+    command
+}
+
+async fn said(what: &str, mut command: tokio::process::Command) -> Said {
+    let output = within(&format!("the end of {what}"), command.kill_on_drop(true).output()).await;
+    let output = output.expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it speaks UTF-8");
     Said { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
