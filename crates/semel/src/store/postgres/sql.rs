@@ -255,11 +255,11 @@ pub(super) const LOOK_AGAIN: &str = "UPDATE semel_epochs SET look_ms = $2 WHERE 
 pub(super) fn move_stragglers(epoch: i32) -> String {
     format!(
         "WITH meta AS MATERIALIZED (SELECT epoch FROM semel_meta),
-        some AS MATERIALIZED (
+        leftover AS MATERIALIZED (
             SELECT key FROM semel_records_{epoch} WHERE expires_ms > $1 ORDER BY key LIMIT $2 FOR UPDATE SKIP LOCKED
         ),
         moved AS (
-            DELETE FROM semel_records r USING some s WHERE r.key = s.key AND r.epoch = {epoch}
+            DELETE FROM semel_records r USING leftover s WHERE r.key = s.key AND r.epoch = {epoch}
                 AND (SELECT epoch FROM semel_meta FOR SHARE) = (SELECT epoch FROM meta)
             RETURNING r.*
         )
