@@ -56,9 +56,9 @@ impl Server {
             return Some(format!("local_aof needs WAITAOF of Redis 7.2 or Valkey, and {address} runs {is}"));
         }
         match (kind, self.says("cluster_enabled")) {
-            (Kind::Single, "1") => {
-                Some(format!("{address} is part of a Cluster: use a URL that begins with redis+cluster:// or rediss+cluster://"))
-            }
+            (Kind::Single, "1") => Some(format!(
+                "{address} is part of a Cluster: use a URL that begins with redis+cluster:// or rediss+cluster://"
+            )),
             (Kind::Cluster, "0") => {
                 Some(format!("{address} is not part of a Cluster: use a URL that begins with redis:// or rediss://"))
             }
@@ -97,14 +97,18 @@ impl Server {
         if self.is_replica() {
             find(
                 Severity::Fatal,
-                format!("{address} is a replica: what is written there is lost when it next follows its primary, and what is read there may be old, so that retries execute again"),
+                format!(
+                    "{address} is a replica: what is written there is lost when it next follows its primary, and what is read there may be old, so that retries execute again"
+                ),
                 "connect to the primary",
             );
         }
         if self.says("aof_enabled") != "1" {
             find(
                 Severity::Fatal,
-                format!("{address} has appendonly no: when it restarts, every record since its last snapshot is lost, and retries of what they protect execute again"),
+                format!(
+                    "{address} has appendonly no: when it restarts, every record since its last snapshot is lost, and retries of what they protect execute again"
+                ),
                 "set appendonly yes and appendfsync always",
             );
         }
@@ -112,7 +116,9 @@ impl Server {
             "noeviction" => {}
             policy => find(
                 Severity::Fatal,
-                format!("{address} has maxmemory-policy {policy}: when memory runs out, records are lost without a trace, and retries of what they protect execute again"),
+                format!(
+                    "{address} has maxmemory-policy {policy}: when memory runs out, records are lost without a trace, and retries of what they protect execute again"
+                ),
                 "set maxmemory-policy noeviction",
             ),
         }
@@ -120,17 +126,23 @@ impl Server {
             Some("always") => {}
             Some("everysec") => find(
                 Severity::Warning,
-                format!("{address} has appendfsync everysec: when its machine crashes, up to two seconds of confirmed records are lost"),
+                format!(
+                    "{address} has appendfsync everysec: when its machine crashes, up to two seconds of confirmed records are lost"
+                ),
                 "set appendfsync always",
             ),
             Some(other) => find(
                 Severity::Warning,
-                format!("{address} has appendfsync {other}: when its machine crashes, confirmed records are lost that the kernel had not written yet, half a minute of them or more"),
+                format!(
+                    "{address} has appendfsync {other}: when its machine crashes, confirmed records are lost that the kernel had not written yet, half a minute of them or more"
+                ),
                 "set appendfsync always",
             ),
             None => find(
                 Severity::Note,
-                format!("{address} does not let us ask for appendfsync: unless it is always, a crash of its machine loses confirmed records"),
+                format!(
+                    "{address} does not let us ask for appendfsync: unless it is always, a crash of its machine loses confirmed records"
+                ),
                 "make sure that it is always",
             ),
         }
@@ -138,13 +150,16 @@ impl Server {
         if replicas > 0 && copies.replicas == 0 && !self.is_replica() {
             find(
                 Severity::Warning,
-                format!("{address} has replicas, and writes do not wait for them: a failover loses the records that were confirmed and not yet copied"),
+                format!(
+                    "{address} has replicas, and writes do not wait for them: a failover loses the records that were confirmed and not yet copied"
+                ),
                 "set replicas to 1 or more",
             );
         }
         if replicas < copies.replicas && !self.is_replica() {
             let mut what = format!("{address} has {replicas} replicas");
-            let _ = write!(what, ", and every write waits for {}: none is confirmed until they are there", copies.replicas);
+            let _ =
+                write!(what, ", and every write waits for {}: none is confirmed until they are there", copies.replicas);
             find(Severity::Warning, what, "start replicas, or set replicas to what there is");
         }
         if self.says("aof_last_write_status") == "err" {

@@ -35,7 +35,11 @@ pub(super) struct Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -151,14 +155,10 @@ impl Node {
         &self.inner.address
     }
 
-    pub(super) fn statement_max(&self) -> Duration {
-        self.inner.settings.statement_max
-    }
-
     /// Asks, and waits until `deadline`. Who leaves before the request was sent leaves nothing behind.
     pub(super) async fn ask(&self, request: Request, deadline: Instant) -> Result<Answer, Trouble> {
         let (reply, answer) = oneshot::channel();
-        let bytes = request.command.args_iter().map(arg_len).sum();
+        let bytes = request.command.args_iter().map(|arg| arg_len(&arg)).sum();
         self.inner.queue.push(Job { request, bytes, reply }, &self.inner.settings)?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
@@ -171,14 +171,18 @@ impl Node {
     pub(super) async fn inspect(&self) -> Result<checks::Server, Trouble> {
         let inspecting = async {
             let mut connection = self.inner.dial().await?;
-            checks::Server::ask(&mut connection, self.inner.address.clone()).await.map_err(|error| lost(&self.inner.address, &error))
+            checks::Server::ask(&mut connection, self.inner.address.clone())
+                .await
+                .map_err(|error| lost(&self.inner.address, &error))
         };
         let max = self.inner.settings.connect_max;
-        timeout(max, inspecting).await.unwrap_or_else(|_| Err(Trouble::Lost(format!("{}: no answer within {max:?}", self.inner.address))))
+        timeout(max, inspecting)
+            .await
+            .unwrap_or_else(|_| Err(Trouble::Lost(format!("{}: no answer within {max:?}", self.inner.address))))
     }
 }
 
-fn arg_len(arg: redis::Arg<&[u8]>) -> usize {
+fn arg_len(arg: &redis::Arg<&[u8]>) -> usize {
     match arg {
         redis::Arg::Simple(bytes) => bytes.len(),
         _ => 0,
@@ -419,7 +423,8 @@ impl Copies {
         } else {
             format!("{} replicas", self.replicas)
         };
-        (!is_enough).then(|| format!("{wanted} were to have the write within {:?}, and the answer was {said}", self.wait_max))
+        (!is_enough)
+            .then(|| format!("{wanted} were to have the write within {:?}, and the answer was {said}", self.wait_max))
     }
 }
 

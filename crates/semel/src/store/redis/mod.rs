@@ -22,7 +22,7 @@ use super::{
     shared::{Finding, OpenError, Password, Severity, Tls, TlsPem, admit},
 };
 use lanes::{Copies, Kind, Settings, Trouble, Writes};
-use nodes::{Nodes, Question};
+use nodes::{Nodes, Question, Whom};
 use value::Room;
 
 mod checks;
@@ -173,7 +173,8 @@ impl RedisStore {
             copies,
             accept_loss: options.accept_loss,
         };
-        let unreachable = |trouble: Trouble| OpenError::Unreachable { server: server.clone(), why: trouble.to_string() };
+        let unreachable =
+            |trouble: Trouble| OpenError::Unreachable { server: server.clone(), why: trouble.to_string() };
         let nodes = Nodes::find(at.addresses, settings).await.map_err(unreachable)?;
         let inner = Inner {
             nodes,
@@ -201,7 +202,8 @@ impl RedisStore {
         let mut findings = Vec::new();
         for node in self.0.nodes.primaries() {
             let server = node.inspect().await.map_err(|trouble| StoreError::Unavailable(trouble.to_string()))?;
-            findings.extend(server.unusable(self.0.kind, &self.0.copies).map(|why| Finding::new(Severity::Fatal, why, "")));
+            findings
+                .extend(server.unusable(self.0.kind, &self.0.copies).map(|why| Finding::new(Severity::Fatal, why, "")));
             findings.extend(server.findings(&self.0.copies));
         }
         Ok(findings)
@@ -224,13 +226,13 @@ impl RedisStore {
         }
         let mut put = redis::cmd("SET");
         put.arg(&key).arg(&text).arg("NX");
-        let put = self.0.nodes.ask(&key, Question::Command(&put, Writes::Yes)).await?;
+        let put = self.0.nodes.ask(Whom::Owner(&key), Question::Command(&put, Writes::Yes)).await?;
         if let (Value::Okay, Some(missing)) = (&put.value, put.missing) {
             return Err(StoreError::Unavailable(missing));
         }
         let mut get = redis::cmd("GET");
         get.arg(&key);
-        match self.0.nodes.ask(&key, Question::Command(&get, Writes::No)).await?.value {
+        match self.0.nodes.ask(Whom::Owner(&key), Question::Command(&get, Writes::No)).await?.value {
             Value::BulkString(there) => Ok(there == text.as_bytes()),
             _ => Err(StoreError::Corrupt(format!("{key} should hold the check of the secret"))),
         }
@@ -256,14 +258,15 @@ impl Inner {
         let script = if claims { &value::SWAP } else { &value::SWAP_ANYWAY };
         let arguments = value::swap_arguments(self.now_ms(), swap, Room::Unknown);
         let writes = if swap.put.is_some() || swap.expect.is_some() { Writes::Yes } else { Writes::No };
-        let full = match self.nodes.ask(key, Question::Script(script, &arguments, writes)).await {
+        let full = match self.nodes.ask(Whom::Owner(key), Question::Script(script, key, &arguments, writes)).await {
             Ok(answer) => return confirmed(answer)?.ok_or_else(|| StoreError::Full("Redis has no memory left".into())),
             Err(full @ StoreError::Full(_)) if claims => full,
             Err(error) => return Err(error),
         };
         // The server looked at its memory and not at the key. Whether the claim is there already, or another one, is known.
         let arguments = value::swap_arguments(self.now_ms(), swap, Room::None);
-        let answer = self.nodes.ask(key, Question::Script(&value::SWAP_ANYWAY, &arguments, writes)).await?;
+        let answer =
+            self.nodes.ask(Whom::Owner(key), Question::Script(&value::SWAP_ANYWAY, key, &arguments, writes)).await?;
         confirmed(answer)?.ok_or(full)
     }
 

@@ -30,11 +30,21 @@ const PAUSE_MAX: Duration = Duration::from_millis(160);
 /// So many redirects are followed at once; after that there are pauses.
 const REDIRECTS_MAX: u32 = 4;
 
-/// What is asked at a key.
+/// Who is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whom<'a> {
+    /// Whoever has this key.
+    Owner(&'a str),
+    /// This node, whatever it has.
+    Node(&'a Arc<Node>),
+}
+
+/// What is asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Question<'a> {
-    Script(&'a Script, &'a [Bytes], Writes),
-    /// A command on that key.
+    /// A script at a key.
+    Script(&'a Script, &'a str, &'a [Bytes], Writes),
+    /// Any other command.
     Command(&'a Cmd, Writes),
 }
 
@@ -72,7 +82,8 @@ impl Nodes {
     /// Finds the primaries; connects to them when they are first asked something.
     pub(super) async fn find(seeds: Vec<Address>, settings: Settings) -> Result<Nodes, Trouble> {
         let (kind, settings) = (settings.kind, Arc::new(settings));
-        let shared = Arc::new(Shared { settings, seeds, map: RwLock::default(), reading: tokio::sync::Mutex::default() });
+        let shared =
+            Arc::new(Shared { settings, seeds, map: RwLock::default(), reading: tokio::sync::Mutex::default() });
         let mut reader = JoinSet::new();
         match kind {
             Kind::Single => {
@@ -106,19 +117,22 @@ impl Nodes {
         self.shared.map.read().at(slot(key)).is_some_and(|there| there.address() == node.address())
     }
 
-    /// Asks whoever has `key`, and again where asking again can help, for at most `statement_max`.
+    /// Asks, and again where asking again can help, for at most `statement_max`.
     ///
     /// What is asked may run more than once, also when the answer is an error.
-    pub(super) async fn ask(&self, key: &str, question: Question<'_>) -> Result<Answer, StoreError> {
+    pub(super) async fn ask(&self, whom: Whom<'_>, question: Question<'_>) -> Result<Answer, StoreError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.statement_max;
         let mut attempt = Attempt { node: None, asking: Asking::No, by_text: false };
         let (mut pause, mut redirects) = (PAUSE_MIN, 0);
         loop {
-            let node = attempt.node.take().or_else(|| shared.map.read().at(slot(key)));
+            let node = attempt.node.take().or_else(|| match whom {
+                Whom::Owner(key) => shared.map.read().at(slot(key)),
+                Whom::Node(node) => Some(node.clone()),
+            });
             let trouble = match &node {
                 None => Trouble::Lost("no node of the Cluster has this key".into()),
-                Some(node) => match node.ask(question.request(key, &attempt), deadline).await {
+                Some(node) => match node.ask(question.request(&attempt), deadline).await {
                     Ok(answer) => return Ok(answer),
                     Err(trouble) => trouble,
                 },
@@ -166,10 +180,12 @@ enum Next {
 }
 
 impl Question<'_> {
-    fn request(&self, key: &str, attempt: &Attempt) -> Request {
+    fn request(&self, attempt: &Attempt) -> Request {
         let (command, writes) = match *self {
-            Question::Script(script, arguments, writes) if attempt.by_text => (script.by_text(key, arguments), writes),
-            Question::Script(script, arguments, writes) => (script.by_digest(key, arguments), writes),
+            Question::Script(script, key, arguments, writes) if attempt.by_text => {
+                (script.by_text(key, arguments), writes)
+            }
+            Question::Script(script, key, arguments, writes) => (script.by_digest(key, arguments), writes),
             Question::Command(command, writes) => (command.clone(), writes),
         };
         Request { command, writes, asking: attempt.asking }
@@ -197,9 +213,8 @@ impl Shared {
                 attempt.node = Some(self.node(&address));
                 Next::AtOnce
             }
-            "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "BUSY" | "UNBLOCKED" => {
-                Next::Pause
-            }
+            "CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "BUSY"
+            | "UNBLOCKED" => Next::Pause,
             "OOM" => Next::Fail(StoreError::Full(says())),
             "WRONGTYPE" | "CORRUPT" => Next::Fail(StoreError::Corrupt(says())),
             _ => Next::Fail(StoreError::Unavailable(says())),
@@ -279,7 +294,8 @@ impl Shared {
             Value::VerbatimString { text, .. } | Value::SimpleString(text) => text.clone(),
             _ => String::new(),
         };
-        let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let field =
+            |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let epoch = field("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
         let rank = (field("cluster_state") == Some("ok"), epoch);
         let ranges = ranges(&slots.value, address)
@@ -346,9 +362,12 @@ fn redirect(error: &ServerError, asked: &Address) -> Option<(u16, Address)> {
 /// The slot of a key that has no braces (our prefixes have none): CRC-16/XMODEM.
 fn slot(key: &str) -> u16 {
     let crc = key.bytes().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
+        (0..8).fold(
+            crc ^ (u16::from(byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
     });
     crc % SLOTS
 }

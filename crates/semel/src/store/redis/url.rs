@@ -3,8 +3,8 @@
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
 
 use super::{
-    Options, PREFIX_BYTES_MAX,
     super::shared::OpenError,
+    Options, PREFIX_BYTES_MAX,
     lanes::{Address, Kind},
 };
 
@@ -39,9 +39,9 @@ const SCHEMES: [(&str, Kind, Transport); 4] = [
 /// Reads the URL and refuses options that cannot work. No error shows the URL, which may hold a password.
 pub(super) fn read(options: &Options) -> Result<At, OpenError> {
     let wrong = |text: &str| Err(OpenError::Options(text.to_owned()));
-    let scheme = SCHEMES.iter().find_map(|(scheme, kind, transport)| {
-        Some((*kind, *transport, options.url.strip_prefix(scheme)?))
-    });
+    let scheme = SCHEMES
+        .iter()
+        .find_map(|(scheme, kind, transport)| Some((*kind, *transport, options.url.strip_prefix(scheme)?)));
     let Some((kind, transport, rest)) = scheme else {
         return wrong("the URL of the store begins with redis://, rediss://, redis+cluster:// or rediss+cluster://");
     };
@@ -71,7 +71,9 @@ pub(super) fn read(options: &Options) -> Result<At, OpenError> {
     };
     match kind {
         Kind::Single if addresses.len() > 1 => {
-            return wrong("several hosts are those of a Cluster: its URL begins with redis+cluster:// or rediss+cluster://");
+            return wrong(
+                "several hosts are those of a Cluster: its URL begins with redis+cluster:// or rediss+cluster://",
+            );
         }
         Kind::Cluster if login.db() != 0 => return wrong("a Cluster has no database but 0"),
         Kind::Single | Kind::Cluster => {}
@@ -82,9 +84,7 @@ pub(super) fn read(options: &Options) -> Result<At, OpenError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b":_.-".contains(&byte);
     if options.prefix.len() > PREFIX_BYTES_MAX || !options.prefix.bytes().all(is_plain) {
         // Braces would bring all keys of a Cluster to one node, and others would mean something to SCAN.
-        return Err(OpenError::Options(format!(
-            "prefix is at most {PREFIX_BYTES_MAX} letters, digits and : _ . -"
-        )));
+        return Err(OpenError::Options(format!("prefix is at most {PREFIX_BYTES_MAX} letters, digits and : _ . -")));
     }
     let limits = [
         ("connections", u128::from(options.connections)),

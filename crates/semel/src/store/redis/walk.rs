@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::try_join_all;
@@ -12,13 +12,15 @@ use redis::Value;
 use super::{
     super::{Found, PhaseKind, RecordKey, StoreError},
     Inner,
-    lanes::{Address, Asking, Node, Request, Writes},
-    nodes::Question,
+    lanes::{Address, Node, Writes},
+    nodes::{Question, Whom},
     value::{self, HEAD_LEN, Head},
 };
 
 /// How many keys the server is to look at in one step of a walk.
 const STEP_KEYS: u32 = 500;
+/// The cursor at which a walk begins, and by which the server says that it is over.
+const BEGINNING: &[u8] = b"0";
 /// How many keys one sweep looks at.
 const SWEEP_KEYS_MAX: u32 = 4_000;
 
@@ -55,23 +57,23 @@ impl Inner {
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, StoreError> {
         let limit = limit as usize;
-        loop {
-            let keys = self.smallest(phase, after, limit).await?;
-            let Some(last) = keys.last_key_value().map(|(key, _)| *key) else { return Ok(Vec::new()) };
+        let mut page = Vec::new();
+        while page.len() < limit {
+            let wanted = limit - page.len();
+            let keys = self.smallest(phase, after, wanted).await?;
+            after = keys.last_key_value().map(|(key, _)| *key);
+            let is_last = keys.len() < wanted;
             let loads = keys.iter().map(async |(key, text)| Ok::<_, StoreError>((*key, self.load(text).await?)));
-            let found = try_join_all(loads).await?;
-            let is_last = keys.len() < limit;
-            let page: Vec<(RecordKey, Found)> = found
-                .into_iter()
-                .filter_map(|(key, found)| Some((key, found?)))
-                .filter(|(_, found)| found.record.kind() == phase)
-                .collect();
-            // All of a page may have changed since; then an empty one would be taken for the end.
-            if !page.is_empty() || is_last {
-                return Ok(page);
+            let found = try_join_all(loads).await?.into_iter();
+            // Those that are past their retention, or have changed since, leave room for others.
+            page.extend(
+                found.filter_map(|(key, found)| Some((key, found?))).filter(|(_, found)| found.record.kind() == phase),
+            );
+            if is_last {
+                break;
             }
-            after = Some(last);
         }
+        Ok(page)
     }
 
     /// The keys of a page, as the heads tell.
@@ -82,11 +84,8 @@ impl Inner {
         limit: usize,
     ) -> Result<BTreeMap<RecordKey, String>, StoreError> {
         let mut smallest: BTreeMap<RecordKey, String> = BTreeMap::new();
-        if limit == 0 {
-            return Ok(smallest);
-        }
         for node in self.nodes.primaries() {
-            let mut cursor = Some(b"0".to_vec());
+            let mut cursor = Some(BEGINNING.to_vec());
             while let Some(at) = cursor {
                 let mut step = self.step(&node, &at).await?;
                 let largest = smallest.last_key_value().filter(|_| smallest.len() >= limit).map(|(key, _)| *key);
@@ -113,47 +112,48 @@ impl Inner {
         }
         // Another sweep of this gateway does the same work.
         let Ok(mut place) = self.swept.try_lock() else { return Ok(0) };
-        let mut primaries: BTreeMap<Address, Arc<Node>> =
+        let primaries: BTreeMap<Address, Arc<Node>> =
             self.nodes.primaries().into_iter().map(|node| (node.address().clone(), node)).collect();
         let (mut swept, mut seen) = (0, 0);
         // Each node at most once from its beginning, so that a small store is not walked in circles.
         let mut begun: BTreeSet<Address> = BTreeSet::new();
         while swept < limit && seen < SWEEP_KEYS_MAX {
-            let here = place.at.take().filter(|(address, _)| primaries.contains_key(address));
-            let (address, cursor) = match here {
-                Some(here) => here,
-                None => {
-                    let Some(address) = primaries.keys().find(|address| !begun.contains(*address)) else { break };
-                    begun.insert(address.clone());
-                    (address.clone(), b"0".to_vec())
-                }
+            let left_off = place.at.take().filter(|(address, _)| primaries.contains_key(address));
+            let next = || primaries.keys().find(|address| !begun.contains(*address));
+            let Some((address, cursor)) = left_off.or_else(|| Some((next()?.clone(), BEGINNING.to_vec()))) else {
+                break;
             };
-            let Some(node) = primaries.get(&address).cloned() else { break };
+            if cursor == BEGINNING {
+                begun.insert(address.clone());
+            }
+            let node = primaries.get(&address).cloned().expect("only those with this address were looked for");
             let step = self.step(&node, &cursor).await?;
             seen += u32::try_from(step.keys.len()).unwrap_or(u32::MAX).max(1);
             swept += self.sweep_step(&node, step.keys, limit - swept).await?;
-            match step.next {
-                // The same step once more where the limit cut it short: what it left is still due.
-                Some(_) | None if swept >= limit => place.at = Some((address, cursor)),
-                Some(next) => place.at = Some((address, next)),
-                None => {
-                    primaries.remove(&address);
-                }
-            }
+            place.at = if swept >= limit {
+                // The same step once more: what the limit left is still due.
+                Some((address, cursor))
+            } else {
+                step.next.map(|next| (address, next))
+            };
         }
         Ok(swept)
     }
 
-    async fn sweep_step(&self, node: &Node, keys: Vec<(RecordKey, String)>, limit: u32) -> Result<u32, StoreError> {
+    async fn sweep_step(
+        &self,
+        node: &Arc<Node>,
+        keys: Vec<(RecordKey, String)>,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
         let now_ms = match self.now_ms() {
             Some(now_ms) => now_ms,
-            None => time_of(&ask_node(node, redis::cmd("TIME")).await?)
+            None => time_of(&self.at_node(node, redis::cmd("TIME")).await?)
                 .ok_or_else(|| StoreError::Corrupt("TIME was answered with something else".into()))?,
         };
         let heads = self.heads(keys).await?;
-        let is_due = |bytes: &[u8]| {
-            Head::read(bytes).is_none_or(|head| now_ms.saturating_sub(head.written_ms) >= head.due_ms)
-        };
+        let is_due =
+            |bytes: &[u8]| Head::read(bytes).is_none_or(|head| now_ms.saturating_sub(head.written_ms) >= head.due_ms);
         let due: Vec<String> = heads
             .into_iter()
             .filter(|(_, bytes)| !bytes.is_empty() && is_due(bytes))
@@ -165,7 +165,11 @@ impl Inner {
         for some in due.chunks((limit as usize).min(STEP_KEYS as usize)) {
             let some = &some[..some.len().min((limit - swept) as usize)];
             let asks = some.iter().map(async |key| {
-                match self.nodes.ask(key, Question::Script(&value::SWEEP, &arguments, Writes::No)).await {
+                match self
+                    .nodes
+                    .ask(Whom::Owner(key), Question::Script(&value::SWEEP, key, &arguments, Writes::No))
+                    .await
+                {
                     Ok(answer) => Ok(u32::from(answer.value == Value::Int(1))),
                     // It stays, and so do the others get their turn.
                     Err(StoreError::Corrupt(what)) => {
@@ -188,13 +192,13 @@ impl Inner {
         // A walk may show a key twice.
         let mut seen = BTreeSet::new();
         for node in self.nodes.primaries() {
-            let mut cursor = Some(b"0".to_vec());
+            let mut cursor = Some(BEGINNING.to_vec());
             while let Some(at) = cursor {
                 let mut step = self.step(&node, &at).await?;
                 step.keys.retain(|(key, _)| seen.insert(*key));
                 let now_ms = match self.now_ms() {
                     Some(now_ms) => now_ms,
-                    None => time_of(&ask_node(&node, redis::cmd("TIME")).await?).unwrap_or(0),
+                    None => time_of(&self.at_node(&node, redis::cmd("TIME")).await?).unwrap_or(0),
                 };
                 for ((_, text), bytes, len) in self.sizes(step.keys).await? {
                     let Some(head) = Head::read(&bytes) else { continue };
@@ -211,11 +215,15 @@ impl Inner {
         Ok(stats)
     }
 
-    async fn step(&self, node: &Node, cursor: &[u8]) -> Result<Step, StoreError> {
+    async fn at_node(&self, node: &Arc<Node>, command: redis::Cmd) -> Result<Value, StoreError> {
+        Ok(self.nodes.ask(Whom::Node(node), Question::Command(&command, Writes::No)).await?.value)
+    }
+
+    async fn step(&self, node: &Arc<Node>, cursor: &[u8]) -> Result<Step, StoreError> {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(format!("{}*", self.prefix)).arg("COUNT").arg(STEP_KEYS);
         let broken = || StoreError::Corrupt("SCAN was answered with something else".into());
-        let Value::Array(parts) = ask_node(node, scan).await? else { return Err(broken()) };
+        let Value::Array(parts) = self.at_node(node, scan).await? else { return Err(broken()) };
         let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(parts) else {
             return Err(broken());
         };
@@ -224,7 +232,7 @@ impl Inner {
             let record_key = value::record_key(&self.prefix, &key)?;
             Some((record_key, String::from_utf8(key).ok()?))
         });
-        Ok(Step { keys: keys.collect(), next: Some(next).filter(|next| next != b"0") })
+        Ok(Step { keys: keys.collect(), next: Some(next).filter(|next| next != BEGINNING) })
     }
 
     /// The heads at these keys; empty where there is nothing, or nothing any more.
@@ -232,7 +240,7 @@ impl Inner {
         let heads = keys.into_iter().map(async |key| {
             let mut head = redis::cmd("GETRANGE");
             head.arg(&key.1).arg(0).arg(HEAD_LEN - 1);
-            match self.nodes.ask(&key.1, Question::Command(&head, Writes::No)).await {
+            match self.nodes.ask(Whom::Owner(&key.1), Question::Command(&head, Writes::No)).await {
                 Ok(answer) => match answer.value {
                     Value::BulkString(bytes) => Ok((key, bytes)),
                     _ => Ok((key, Vec::new())),
@@ -252,7 +260,7 @@ impl Inner {
         let sizes = self.heads(keys).await?.into_iter().map(async |(key, bytes)| {
             let mut size = redis::cmd("STRLEN");
             size.arg(&key.1);
-            let len = match self.nodes.ask(&key.1, Question::Command(&size, Writes::No)).await {
+            let len = match self.nodes.ask(Whom::Owner(&key.1), Question::Command(&size, Writes::No)).await {
                 Ok(answer) => match answer.value {
                     Value::Int(len) => u64::try_from(len).unwrap_or(0),
                     _ => 0,
@@ -264,14 +272,6 @@ impl Inner {
         });
         try_join_all(sizes).await
     }
-}
-
-/// Asks one node, whatever keys it has.
-async fn ask_node(node: &Node, command: redis::Cmd) -> Result<Value, StoreError> {
-    let deadline = Instant::now() + node.statement_max();
-    let request = Request { command, writes: Writes::No, asking: Asking::No };
-    let answer = node.ask(request, deadline).await;
-    answer.map(|answer| answer.value).map_err(|trouble| StoreError::Unavailable(trouble.to_string()))
 }
 
 fn time_of(answer: &Value) -> Option<u64> {
