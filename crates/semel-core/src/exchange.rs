@@ -44,9 +44,10 @@ enum State {
         stamp: Stamp,
         resource: Option<String>,
     },
-    /// Nothing was executed; `problem` is what the caller is told once the claim is undone.
+    /// Nothing was executed; `problem` is what the caller is told once `swap` has undone the claim.
     GivingBack {
         problem: Problem,
+        swap: Swap,
     },
     Waiting,
     Executing,
@@ -124,6 +125,14 @@ pub enum Step {
     },
     /// Tell this to the caller. The exchange is over.
     Answer(Answer),
+    /// The same, but the store may hold a claim under which nothing is executed. Once the caller is told, ask it for `swap`
+    /// of the record until it answers, whatever that is, or the lease of the claim is over.
+    GiveBack {
+        /// What to tell, at once.
+        answer: Answer,
+        /// What leaves the key as it was before the claim.
+        swap: Swap,
+    },
 }
 
 /// The right to execute once. It cannot be copied, and only a confirmed claim makes one (I3).
@@ -239,7 +248,11 @@ impl Exchange {
                 Swapped::Absent => self.hold(claimed, None),
                 Swapped::Found(found) => self.on_guard_found(claimed, found),
             },
-            State::GivingBack { problem } => self.end(Answer::Refuse(problem)),
+            State::GivingBack { .. } if planted(Bug::GivenBackExecutes) => {
+                let stamp = Stamp { exchange: self.id, write: 1 };
+                self.execute(Claimed { attempt: 1, stamp, warning: None })
+            }
+            State::GivingBack { problem, .. } => self.end(Answer::Refuse(problem)),
             State::Settling { executed, attempt, warning } => match executed {
                 Executed::Replied { effect: Effect::Happened, .. } => self.on_kept(swapped, warning),
                 // Nothing was to be kept, so whoever holds the record now is no concern of this exchange.
@@ -289,13 +302,15 @@ impl Exchange {
     pub fn on_store_failed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Claiming(claimed) if planted(Bug::FailOpen) => self.execute(claimed),
-            // If the claim was applied after all, it becomes unknown when its lease is over. Nothing was executed (I7).
-            State::Claiming(_) | State::Asking | State::GivingBack { .. } => self.refuse(ProblemType::StoreUnavailable),
+            State::Asking => self.refuse(ProblemType::StoreUnavailable),
             State::Guarding(claimed) if planted(Bug::GuardFailOpen) => self.execute(claimed),
-            // If the guard was taken after all, it names an owner that is not there, which is as good as free.
-            State::Guarding(claimed) | State::Looking { claimed, .. } => {
-                self.give_back(&claimed, problem(ProblemType::StoreUnavailable))
+            // If the claim was applied after all, nothing was executed under it (I7). If the guard was taken after all, it names
+            // an owner that is not there, which is as good as free.
+            State::Claiming(claimed) | State::Guarding(claimed) | State::Looking { claimed, .. } => {
+                let swap = self.undo(&claimed);
+                self.leave(swap)
             }
+            State::GivingBack { swap, .. } => self.leave(swap),
             State::Settling { executed: Executed::Replied { effect: Effect::Happened, .. }, warning, .. } => {
                 let status = if planted(Bug::UnsettledIsKept) { None } else { Some(KeyStatus::Unkept) };
                 self.end(Answer::Own { status, warning })
@@ -420,15 +435,35 @@ impl Exchange {
         self.give_back(claimed, told)
     }
 
-    /// Leaves the key as it was before the claim: nothing was executed.
+    /// Gives the claim back before the caller is told `problem`.
     fn give_back(&mut self, claimed: &Claimed, problem: Problem) -> Step {
         if planted(Bug::ClaimNotGivenBack) {
             return self.end(Answer::Refuse(problem));
         }
+        let swap = self.undo(claimed);
+        self.state = State::GivingBack { problem, swap: swap.clone() };
+        Step::Swap { register: Which::Record, swap }
+    }
+
+    /// Tells that the store failed, and leaves it to the driver to give the claim back.
+    fn leave(&mut self, swap: Swap) -> Step {
+        self.state = State::Over;
+        let answer = if planted(Bug::UnconfirmedSaysReleased) {
+            Answer::Own { status: Some(KeyStatus::Released), warning: None }
+        } else {
+            Answer::Refuse(problem(ProblemType::StoreUnavailable))
+        };
+        match planted(Bug::UnconfirmedIsLeft) {
+            true => Step::Answer(answer),
+            false => Step::GiveBack { answer, swap },
+        }
+    }
+
+    /// Leaves the key as it was before the claim: nothing was executed.
+    fn undo(&mut self, claimed: &Claimed) -> Swap {
         let is_first = claimed.attempt == 1 || planted(Bug::RetryFreesKey);
         let put = (!is_first).then(|| self.put(claimed.attempt, Phase::Unknown));
-        self.state = State::GivingBack { problem };
-        Step::Swap { register: Which::Record, swap: Swap { expect: Some(claimed.stamp), put } }
+        Swap { expect: Some(claimed.stamp).filter(|_| !planted(Bug::BlindGiveBack)), put }
     }
 
     fn guard_key(&self) -> Option<RecordKey> {
@@ -640,7 +675,7 @@ mod tests {
                     exchange.on_swapped(found())
                 }
                 Step::Wait { .. } => exchange.on_waited(Duration::ZERO, None),
-                Step::Execute(_) | Step::Look(_) => panic!("nothing was claimed"),
+                Step::Execute(_) | Step::Look(_) | Step::GiveBack { .. } => panic!("nothing was claimed"),
                 Step::Answer(answer) => break answer,
             };
         };

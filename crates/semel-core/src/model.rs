@@ -2,10 +2,11 @@
 //!
 //! The world holds one cell that obeys the store contract, the exchanges, and the swaps that a driver has given up on but
 //! that may still arrive. In every world each of these may happen next: a swap is answered; its answer is lost and it
-//! is asked again; it is left in the air, asked again or given up on, and lands at any later moment or never; a driver
-//! crashes; an embedded store is opened again, which kills everybody and marks the record abandoned; an execution
-//! ends in any way; a waiter wakes at once or at its limit; the record ages past its lease, its `replay_for`, its
-//! retention. What costs a fault is limited per configuration; ageing and waiting are free.
+//! is asked again; it is left in the air, asked again or given up on, and lands at any later moment or never; a claim that
+//! was given up on is given back, later or never; a driver crashes; an embedded store is opened again, which kills
+//! everybody and marks the record abandoned; an execution ends in any way; a waiter wakes at once or at its limit, or is
+//! shown what is there; the record ages past its lease, its `replay_for`, its retention. What costs a fault is limited per
+//! configuration; ageing and waiting are free.
 //!
 //! Checked at every transition and in every world that has come to rest, with the names of `ARCHITECTURE.md`:
 //! - I1: at most one effect per life of the key, unless the route re-executes. A life ends with the retention of the
@@ -129,9 +130,13 @@ fn every_planted_bug_is_caught() {
         StampRepeats               I3  a reply was told as kept that never was durable            refuse, 3 same, 3 moves
         WaitIsFree                 I6  an exchange asks for ever                                  wait, 3 same, 21 moves
         SettleForgetsFingerprint   I4  a record bears another request's fingerprint               refuse, 3 same, 3 moves
-        TakeOverForgetsAttempt     I6  a key is free while it is being executed                   re-execute, 3 same, 6 moves
+        TakeOverForgetsAttempt     I6  a key is free while it is being executed                   re-execute, 3 same, 5 moves
         AbandonedIsInFlight        I6  a newcomer is not told the truth                           refuse, 3 same, 4 moves
         StoreForgetsStampRule      I6  a key stays refused though all is known of it              refuse, 3 same, 4 moves
+        UnconfirmedIsLeft          I6  a key stays refused though all is known of it              refuse, 3 same, 3 moves
+        UnconfirmedSaysReleased    I3  a reply was told that is not there                         refuse, 3 same, 1 moves
+        BlindGiveBack              I6  a key stays refused though all is known of it              refuse, 3 same, 4 moves
+        RetryFreesKey              I6  a key is free while it is being executed                   re-execute, 3 same, 5 moves
     "#]].assert_eq(&table);
 }
 
@@ -243,6 +248,7 @@ struct Ask {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Purpose {
     Claim,
+    GiveBack,
     Settle { ran: Ran },
 }
 
@@ -279,6 +285,10 @@ enum Party {
     Waiting {
         exchange: Exchange,
         at_most: Duration,
+    },
+    /// The caller is told, and a claim that may be there is given back.
+    GivingBack {
+        swap: Swap,
     },
     Over,
 }
@@ -433,13 +443,23 @@ impl World {
                     w.parties[i] = Hashed::new(again.clone());
                     Ok(())
                 });
-                go("the store is given up on", 1, &|w| {
-                    w.is_in_doubt = true;
-                    w.air.push(ask.clone());
+                let given_up_on = |w: &mut World| {
                     let mut exchange = exchange.clone();
                     let step = exchange.on_store_failed();
                     w.take(config, &ask, exchange, step)
+                };
+                go("the store is given up on", 1, &|w| {
+                    w.is_in_doubt = true;
+                    w.air.push(ask.clone());
+                    given_up_on(w)
                 });
+                // The same but that the swap is not in the air, so that a claim is known to be given back in the end.
+                if *purpose == Purpose::Claim {
+                    go("the store's answer is lost, and it is given up on", 1, &|w| {
+                        w.apply(config, &ask)?;
+                        given_up_on(w)
+                    });
+                }
                 go("it crashes, its swap in the air", 1, &|w| {
                     w.is_in_doubt = true;
                     w.air.push(ask.clone());
@@ -495,6 +515,23 @@ impl World {
                     });
                 }
             }
+            Party::GivingBack { swap } => {
+                let ask = Ask { party: i, swap: swap.clone(), purpose: Purpose::GiveBack };
+                go("the claim is given back", 0, &|w| {
+                    w.apply(config, &ask)?;
+                    w.parties[i] = Hashed::new(Party::Over);
+                    Ok(())
+                });
+                go("the answer to the giving back is lost, and it is asked again", 1, &|w| {
+                    w.apply(config, &ask).map(drop)
+                });
+                go("the claim is not given back, or too late", 0, &|w| {
+                    w.is_in_doubt = true;
+                    w.air.push(ask.clone());
+                    w.parties[i] = Hashed::new(Party::Over);
+                    Ok(())
+                });
+            }
             Party::Waiting { exchange, at_most } => {
                 let mut wakes = |what, elapsed, found: Option<&Found>| {
                     go(what, 0, &|w| {
@@ -515,7 +552,9 @@ impl World {
     /// Drivers give up, and connections end, long before a retention does: so none passes while somebody asks again, and it
     /// takes with it whatever is in the air.
     fn is_asked_again(&self) -> bool {
-        self.parties.iter().any(|party| matches!(&**party, Party::Asking { asks: Asks::Again, .. }))
+        self.parties
+            .iter()
+            .any(|party| matches!(&**party, Party::Asking { asks: Asks::Again, .. } | Party::GivingBack { .. }))
     }
 
     /// The store carries out a swap, and what that changes is judged.
@@ -526,7 +565,7 @@ impl World {
             return Ok(swapped);
         }
         match (ask.purpose, &before) {
-            (Purpose::Settle { .. }, before) => {
+            (Purpose::Settle { .. } | Purpose::GiveBack, before) => {
                 let own = before.as_ref().is_some_and(|cell| cell.stamp.exchange.0 == ask.party as u128 + 1);
                 ensure(own, I5, "who no longer holds the record changed it")?;
             }
@@ -590,7 +629,8 @@ impl World {
                 self.check_answer(config, ask.party, Some(ran), &answer)
             }
             (step, Purpose::Claim) => self.go_on(config, ask.party, exchange, step),
-            (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. }, Purpose::Settle { .. }) => {
+            (_, Purpose::GiveBack) => panic!("the exchange is over before its claim is given back"),
+            (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. } | Step::GiveBack { .. }, Purpose::Settle { .. }) => {
                 panic!("a settle is the last swap")
             }
         }
@@ -612,6 +652,10 @@ impl World {
             Step::Answer(answer) => {
                 self.check_answer(config, i, None, &answer)?;
                 Party::Over
+            }
+            Step::GiveBack { answer, swap } => {
+                self.check_answer(config, i, None, &answer)?;
+                Party::GivingBack { swap }
             }
             Step::Execute(_) => return Err((I3, "an execution began without its claim")),
             Step::Look(_) => panic!("nothing is guarded here"),
@@ -713,6 +757,7 @@ impl World {
                 }
                 Step::Wait { at_most, .. } => exchange.on_waited(at_most, None),
                 Step::Look(_) => panic!("nothing is guarded here"),
+                Step::GiveBack { .. } => panic!("the store does not fail here"),
                 Step::Answer(answer) => break answer,
             };
         };

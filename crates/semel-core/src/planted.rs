@@ -50,6 +50,14 @@ pub(crate) enum Bug {
     AbandonedIsInFlight,
     /// A store forgets that its own stamp is its own: a repeated swap is told that somebody else was there.
     StoreForgetsStampRule,
+    /// A claim that the store did not confirm is left to its lease.
+    UnconfirmedIsLeft,
+    /// Whose claim the store did not confirm is told that the key is free.
+    UnconfirmedSaysReleased,
+    /// A claim is given back without saying which stamp it has.
+    BlindGiveBack,
+    /// Who gave its claim back executes.
+    GivenBackExecutes,
     /// The guard is taken before the key is claimed.
     GuardBeforeIdentity,
     /// A guard that names another owner is taken without a look at the owner.
@@ -85,7 +93,7 @@ pub(crate) enum Bug {
 #[cfg(test)]
 impl Bug {
     /// All that take a single key.
-    pub(crate) const ALL: [Bug; 23] = [
+    pub(crate) const ALL: [Bug; 27] = [
         Bug::PhaseBeforeFingerprint,
         Bug::FailOpen,
         Bug::UnknownIsNotSent,
@@ -109,10 +117,14 @@ impl Bug {
         Bug::TakeOverForgetsAttempt,
         Bug::AbandonedIsInFlight,
         Bug::StoreForgetsStampRule,
+        Bug::UnconfirmedIsLeft,
+        Bug::UnconfirmedSaysReleased,
+        Bug::BlindGiveBack,
+        Bug::RetryFreesKey,
     ];
 
     /// Those that take a guard.
-    pub(crate) const OF_GUARDS: [Bug; 15] = [
+    pub(crate) const OF_GUARDS: [Bug; 18] = [
         Bug::GuardBeforeIdentity,
         Bug::GuardTakenBlindly,
         Bug::UnknownHoldsNothing,
@@ -128,6 +140,9 @@ impl Bug {
         Bug::ReleaseIgnoresAge,
         Bug::ReleaseLooksOnce,
         Bug::ReleaseIsBlind,
+        Bug::UnconfirmedIsLeft,
+        Bug::BlindGiveBack,
+        Bug::GivenBackExecutes,
     ];
 }
 

@@ -24,7 +24,10 @@ use semel_core::{
     scope::RecordKey,
     wire::KeyStatus,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     body::Body,
@@ -34,6 +37,11 @@ use crate::{
 
 /// How often a claim is asked for again after the store failed, before the caller is told.
 const CLAIM_TRIES_MAX: u32 = 3;
+/// How long all that comes before an execution may take the store, all tries together, before the caller is told.
+pub(crate) const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+/// How many unconfirmed claims are given back at once. More than these are left to their leases, so that a store that
+/// comes back is not asked by all who failed while it was away.
+pub(crate) const GIVING_BACK_MAX: usize = 1_000;
 /// The first pause between two tries; it doubles up to [`STORE_PAUSE_MAX`].
 const STORE_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between two tries.
@@ -96,10 +104,12 @@ impl Summary {
     }
 }
 
-/// Drives one exchange to its answer, and its settle to the end even when the answer had to be told before.
+/// Drives one exchange to its answer, and its settle, or what gives an unconfirmed claim back, to the end even when the
+/// answer had to be told before.
 pub(crate) async fn drive<F>(
     store: &Arc<dyn Store>,
     waiters: &Waiters,
+    giving_back: &Semaphore,
     covered: &Covered,
     guard: Guard,
     mut tell: oneshot::Sender<Told>,
@@ -121,6 +131,7 @@ pub(crate) async fn drive<F>(
     let _running = if covered.route.wait_max.is_zero() { None } else { waiters.running(id) };
     let mut summary = Summary::of(id);
     let mut claimed_at = Instant::now();
+    let mut patient_until = claimed_at + CLAIM_PATIENCE;
     loop {
         step = match step {
             Step::Swap { register, swap } if executed.is_none() => {
@@ -133,7 +144,7 @@ pub(crate) async fn drive<F>(
                     }
                     Which::Guard => &guard_key,
                 };
-                let swapped = claim(&**store, at, &swap).await;
+                let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
                 match swapped {
                     Some(swapped) => exchange.on_swapped(swapped),
@@ -142,7 +153,7 @@ pub(crate) async fn drive<F>(
             }
             Step::Look(owner) => {
                 let looking_at = Instant::now();
-                let found = look(&**store, &owner).await;
+                let found = look(&**store, &owner, patient_until).await;
                 summary.claim += looking_at.elapsed();
                 match found {
                     Some(found) => exchange.on_looked(found.as_ref()),
@@ -151,25 +162,26 @@ pub(crate) async fn drive<F>(
             }
             Step::Swap { swap, .. } => {
                 let settling_at = Instant::now();
+                let settling = settle(&**store, &key, &swap, claimed_at + covered.route.lease());
+                tokio::pin!(settling);
                 let swapped = tokio::select! {
                     biased;
-                    swapped = settle(&**store, &key, &swap, claimed_at + covered.route.lease()) => Some(swapped),
+                    swapped = &mut settling => Some(swapped),
                     () = tokio::time::sleep(SETTLE_PATIENCE) => None,
                 };
                 summary.settle = settling_at.elapsed();
-                if let Some(swapped) = swapped {
-                    match swapped {
-                        Some(swapped) => exchange.on_swapped(swapped),
-                        None => exchange.on_store_failed(),
+                match swapped {
+                    Some(Some(swapped)) => exchange.on_swapped(swapped),
+                    Some(None) => exchange.on_store_failed(),
+                    None => {
+                        // The reply is true and the caller need not wait for the store; the settle goes on without them.
+                        let Step::Answer(answer) = exchange.on_store_failed() else {
+                            unreachable!("a failed settle ends the exchange")
+                        };
+                        tell_all(tell, &covered.route, answer, executed, &summary);
+                        settling.await;
+                        return;
                     }
-                } else {
-                    // The reply is true and the caller need not wait for the store; the settle goes on without them.
-                    let Step::Answer(answer) = exchange.clone().on_store_failed() else {
-                        unreachable!("a failed settle ends the exchange")
-                    };
-                    tell_all(tell, &covered.route, answer, executed.take(), &summary);
-                    settle(&**store, &key, &swap, claimed_at + covered.route.lease()).await;
-                    return;
                 }
             }
             Step::Execute(permit) => {
@@ -188,7 +200,15 @@ pub(crate) async fn drive<F>(
                     // Nothing is claimed, so a waiter whose client has left has nothing left to do (peers.md #28).
                     () = tell.closed() => return,
                 };
+                patient_until = Instant::now() + CLAIM_PATIENCE;
                 exchange.on_waited(began.elapsed(), found.as_ref())
+            }
+            Step::GiveBack { answer, swap } => {
+                tell_all(tell, &covered.route, answer, None, &summary);
+                // With it goes the request, which nobody needs any more.
+                drop(execute);
+                give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await;
+                return;
             }
             Step::Answer(answer) => {
                 tell_all(tell, &covered.route, answer, executed, &summary);
@@ -238,29 +258,33 @@ pub(crate) fn log(route: &RoutePolicy, told: &Told, summary: &Summary) {
 }
 
 /// Asks for a claim, of a key or a guard, or for its undoing; `None` when the store does not answer.
-async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap) -> Option<Swapped> {
-    patiently(|| store.swap(key, swap)).await
+async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant) -> Option<Swapped> {
+    patiently(until, || store.swap(key, swap)).await
 }
 
 /// Loads a record; `None` when the store does not answer.
-pub(crate) async fn look(store: &dyn Store, key: &RecordKey) -> Option<Option<Found>> {
-    patiently(|| store.load(key)).await
+pub(crate) async fn look(store: &dyn Store, key: &RecordKey, until: Instant) -> Option<Option<Found>> {
+    patiently(until, || store.load(key)).await
 }
 
 /// Asks a few times; `None` when the store does not answer.
-async fn patiently<T, F>(ask: impl Fn() -> F) -> Option<T>
+async fn patiently<T, F>(until: Instant, ask: impl Fn() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     let mut pause = STORE_PAUSE;
     for tries in 1.. {
-        match ask().await {
-            Ok(answer) => return Some(answer),
-            Err(error) => {
+        match timeout_at(until, ask()).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(error)) => {
                 tracing::warn!(target: "semel::store", %error, tries, "a claim was not confirmed");
-                if tries == CLAIM_TRIES_MAX || !may_recover(&error) {
+                if tries == CLAIM_TRIES_MAX || !may_recover(&error) || Instant::now() + pause >= until {
                     return None;
                 }
+            }
+            Err(_elapsed) => {
+                tracing::warn!(target: "semel::store", tries, "a claim was not confirmed in time");
+                return None;
             }
         }
         tokio::time::sleep(pause).await;
@@ -271,13 +295,40 @@ where
 
 /// Asks for a settle until the lease is over: what was done is worth some trouble to remember (conformance K13).
 async fn settle(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant) -> Option<Swapped> {
+    let failed = |error| tracing::warn!(target: "semel::store", %error, "a settle was not confirmed");
+    persistently(store, key, swap, until, failed).await
+}
+
+/// Gives an unconfirmed claim back until its lease is over, if not too many others do.
+async fn give_back(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant, giving_back: &Semaphore) {
+    let answered = match giving_back.try_acquire() {
+        Ok(_permit) => {
+            let failed = |error| tracing::debug!(target: "semel::store", %error, "a claim was not given back yet");
+            persistently(store, key, swap, until, failed).await
+        }
+        Err(_) => None,
+    };
+    if answered.is_none() {
+        tracing::warn!(target: "semel::store", "a claim that was not confirmed is left to its lease");
+    }
+}
+
+/// Asks for a swap until it is answered or the time is up.
+async fn persistently(
+    store: &dyn Store,
+    key: &RecordKey,
+    swap: &Swap,
+    until: Instant,
+    failed: impl Fn(StoreError),
+) -> Option<Swapped> {
     let mut pause = STORE_PAUSE;
     loop {
         match store.swap(key, swap).await {
             Ok(swapped) => return Some(swapped),
             Err(error) => {
-                tracing::warn!(target: "semel::store", %error, "a settle was not confirmed");
-                if !may_recover(&error) || Instant::now() + pause >= until {
+                let may_recover = may_recover(&error);
+                failed(error);
+                if !may_recover || Instant::now() + pause >= until {
                     return None;
                 }
             }
@@ -313,7 +364,7 @@ where
     // The call itself may panic before its first await.
     let attempt = permit.attempt();
     let execution = AssertUnwindSafe(async move { execute(attempt, id).await }).catch_unwind();
-    let execution = match tokio::time::timeout_at(deadline, execution).await {
+    let execution = match timeout_at(deadline, execution).await {
         Ok(Ok(execution)) => execution,
         Ok(Err(_panic)) => none(Executed::Unknown, LostCause::Failed),
         Err(_elapsed) => none(Executed::Unknown, LostCause::TimedOut),

@@ -27,13 +27,16 @@ use semel_core::{
     scope::Secret,
     wire::{self, KeyStatus, Problem, ProblemType, Warning},
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
 use crate::{
     body::{Body, BoxError},
-    drive::{Execution, LostCause, Told, drive, look},
+    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look},
     effect::{Lost, NotSent},
     observe::{Released, Watched, release_by_operator},
     reply::{self, Content},
@@ -56,6 +59,7 @@ struct Shared {
     secret: Secret,
     store: Arc<dyn Store>,
     waiters: Waiters,
+    giving_back: Semaphore,
     running: TaskTracker,
     authorize: Option<Arc<dyn Authorize>>,
 }
@@ -85,6 +89,7 @@ impl Semel {
             secret,
             store,
             waiters: Waiters::default(),
+            giving_back: Semaphore::new(GIVING_BACK_MAX),
             running: TaskTracker::new(),
             authorize: None,
         }))
@@ -99,6 +104,7 @@ impl Semel {
             secret: shared.secret.clone(),
             store: Arc::clone(&shared.store),
             waiters: Waiters::default(),
+            giving_back: Semaphore::new(GIVING_BACK_MAX),
             running: shared.running.clone(),
             authorize: Some(authorize),
         }))
@@ -133,8 +139,8 @@ impl Semel {
         self.0.running.len()
     }
 
-    /// Waits at most `at_most` for the running executions to settle; says how many still ran then. Stop admitting
-    /// requests before.
+    /// Waits at most `at_most` for the running executions to settle, and for claims that the store did not confirm to be
+    /// given back; says how many still ran then. Stop admitting requests before.
     pub async fn drain(&self, at_most: Duration) -> usize {
         self.0.running.close();
         let _ = tokio::time::timeout(at_most, self.0.running.wait()).await;
@@ -337,7 +343,8 @@ where
             log_override(&route, exchange, reason.as_deref());
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
-        drive(&driving.store, &driving.waiters, &covered, guard, tell, execute).await;
+        let Shared { store, waiters, giving_back, .. } = &*driving;
+        drive(store, waiters, giving_back, &covered, guard, tell, execute).await;
     });
     shared.running.spawn(exchange);
     let Ok(told) = told.await else {
@@ -355,8 +362,9 @@ where
 async fn resolve(store: &dyn Store, secret: &Secret, question: Option<GuardQuestion>) -> Option<Guard> {
     let Some(question) = question else { return Some(Guard::Unguarded) };
     let mut found = Vec::new();
+    let patient_until = Instant::now() + CLAIM_PATIENCE;
     for record in question.references() {
-        found.push((record, look(store, &record).await?));
+        found.push((record, look(store, &record, patient_until).await?));
     }
     Some(question.answer(secret, &found))
 }

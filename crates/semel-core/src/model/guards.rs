@@ -101,6 +101,9 @@ fn every_bug_planted_in_guards_is_caught() {
         ReleaseIgnoresAge          I10  two owners live under one guard                the same, re-executed, 16 moves
         ReleaseLooksOnce           I10  two owners live under one guard                the same, re-executed, 15 moves
         ReleaseIsBlind             I10  a newcomer executed beside a live owner        two keys, 14 moves
+        UnconfirmedIsLeft          I6  a key stays refused though all is known of it  two keys, 5 moves
+        BlindGiveBack              I6  a refused claim was not given back             two keys, 6 moves
+        GivenBackExecutes          I3  an execution began without its claim           two keys, 6 moves
     "#]].assert_eq(&table);
 }
 
@@ -260,6 +263,10 @@ enum Party {
         permit: Permit,
         life: u8,
         is_late: bool,
+    },
+    /// The caller is told, and a claim that may be there is given back.
+    GivingBack {
+        swap: Swap,
     },
     Over,
 }
@@ -458,7 +465,7 @@ impl World {
     /// claim and its permit, or executing, or asks again, and it takes with it whatever is in the air.
     fn is_anybody_busy_with(&self, config: &Config, key: usize) -> bool {
         self.parties.iter().zip(config.asked).any(|(party, asked)| match &**party {
-            Party::Asking { asks: Asks::Again, .. } => true,
+            Party::Asking { asks: Asks::Again, .. } | Party::GivingBack { .. } => true,
             Party::Asking { purpose: Purpose::AfterClaim, .. } | Party::Looking { .. } | Party::Executing { .. } => {
                 asked.key == key
             }
@@ -580,14 +587,38 @@ impl World {
                     w.parties[i] = Hashed::new(again.clone());
                     Ok(())
                 });
-                go("the store is given up on", 1, &|w| {
-                    w.is_in_doubt = true;
-                    w.air.push(ask.clone());
+                let given_up_on = |w: &mut World| {
                     let mut exchange = exchange.clone();
                     let step = exchange.on_store_failed();
                     w.take(config, i, *purpose, exchange, step)
+                };
+                go("the store is given up on", 1, &|w| {
+                    w.is_in_doubt = true;
+                    w.air.push(ask.clone());
+                    given_up_on(w)
                 });
+                // The same but that the swap is not in the air, so that a claim is known to be given back in the end.
+                if matches!(purpose, Purpose::Claim | Purpose::AfterClaim) {
+                    go("the store's answer is lost, and it is given up on", 1, &|w| {
+                        w.apply(config, &ask)?;
+                        given_up_on(w)
+                    });
+                }
                 go("it crashes, its swap in the air", 1, &|w| {
+                    w.is_in_doubt = true;
+                    w.air.push(ask.clone());
+                    w.parties[i] = Hashed::new(Party::Over);
+                    Ok(())
+                });
+            }
+            Party::GivingBack { swap } => {
+                let ask = Ask { party: i, register: Which::Record, swap: swap.clone(), purpose: Purpose::AfterClaim };
+                go("the claim is given back", 0, &|w| {
+                    w.apply(config, &ask)?;
+                    w.parties[i] = Hashed::new(Party::Over);
+                    Ok(())
+                });
+                go("the claim is not given back, or too late", 0, &|w| {
                     w.is_in_doubt = true;
                     w.air.push(ask.clone());
                     w.parties[i] = Hashed::new(Party::Over);
@@ -748,6 +779,10 @@ impl World {
             Step::Answer(answer) => {
                 self.check_answer(config, i, purpose, &answer)?;
                 Party::Over
+            }
+            Step::GiveBack { answer, swap } => {
+                self.check_answer(config, i, purpose, &answer)?;
+                Party::GivingBack { swap }
             }
             Step::Wait { .. } => panic!("nobody waits here"),
         };

@@ -268,7 +268,7 @@ where
         let row = within(self.settle_until, DB::read(&mut conn, &self.covered.record_key, self.shared.now_ms())).await;
         match exchange.on_swapped(Swapped::Found(found(row.ok()??).ok()??)) {
             Step::Answer(answer) => Some(told(answer)),
-            Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } => None,
+            Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::GiveBack { .. } => None,
         }
     }
 
@@ -316,7 +316,8 @@ where
                 }
                 Step::Execute(permit) => break permit,
                 Step::Wait { .. } => unreachable!("the rules of this mode have no wait_max"),
-                Step::Answer(answer) => return Ok(End::Rollback(told(answer))),
+                // What is rolled back was not claimed.
+                Step::Answer(answer) | Step::GiveBack { answer, .. } => return Ok(End::Rollback(told(answer))),
             };
         };
         let claimed = within(self.settle_until, DB::claimed(tx)).await;
@@ -726,7 +727,7 @@ fn told(answer: Answer) -> Told {
 fn settle_of(step: Step) -> Swap {
     match step {
         Step::Swap { swap, .. } => swap,
-        Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::Answer(_) => {
+        Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::Answer(_) | Step::GiveBack { .. } => {
             unreachable!("an execution is followed by its settle")
         }
     }
@@ -734,7 +735,7 @@ fn settle_of(step: Step) -> Swap {
 
 fn answer_of(step: Step) -> Answer {
     match step {
-        Step::Answer(answer) => answer,
+        Step::Answer(answer) | Step::GiveBack { answer, .. } => answer,
         Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } => {
             unreachable!("the exchange is over")
         }

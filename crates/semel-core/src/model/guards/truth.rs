@@ -23,6 +23,7 @@ impl World {
                     exchange.on_executed(permit, Executed::Replied { kept: reply(), effect: Effect::Happened })
                 }
                 Step::Wait { .. } => panic!("nobody waits here"),
+                Step::GiveBack { .. } => panic!("the store does not fail here"),
                 Step::Answer(answer) => break answer,
             };
         };
