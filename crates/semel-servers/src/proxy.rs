@@ -87,7 +87,13 @@ impl TcpProxy {
             counts: Mutex::default(),
             changed: Condvar::new(),
         });
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?;
+        let listener = {
+            // Whoever calls this may be a task already, which must not wait for another.
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            listener.set_nonblocking(true)?;
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         shared.count(|counts| counts.listens = true);
         let thread = thread::spawn({
             let shared = Arc::clone(&shared);

@@ -183,12 +183,10 @@ async fn the_password_of_postgres_is_told_to_nobody() {
     let options = PostgresOptions { fsync: true, password: Some(PASSWORD.to_owned()), ..PostgresOptions::default() };
     let server = PrivatePostgres::start_with(options).expect("it starts");
     let at = format!("127.0.0.1:{}/{}", server.port(), server.fresh_database());
-    let said = semel(
-        &["store", "migrate", "--store", &format!("postgres://postgres@{at}")],
-        &[("SEMEL_STORE_PASSWORD", PASSWORD)],
-    );
-    assert_eq!(said.await.code, 0);
-    assert_password(&format!("postgres://postgres@{at}"), |password| format!("postgres://postgres:{password}@{at}")).await;
+    let plain = format!("postgres://postgres@{at}");
+    let said = semel(&["store", "migrate", "--store", &plain], &[("SEMEL_STORE_PASSWORD", PASSWORD)]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_password(&plain, |password| format!("postgres://postgres:{password}@{at}")).await;
 }
 
 #[tokio::test]

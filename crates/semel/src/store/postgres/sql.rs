@@ -278,7 +278,7 @@ pub(super) const STATS: &str = concat!(
     "\
 SELECT count(*) FILTER (WHERE r.phase = 1) AS in_flight, count(*) FILTER (WHERE r.phase = 2) AS unknown,
     count(*) FILTER (WHERE r.phase = 3) AS completed, count(*) FILTER (WHERE r.phase = 4) AS held,
-    greatest(max(c.now_ms - r.written_ms) FILTER (WHERE r.phase = 2), 0) AS oldest_unknown_ms,
+    max(greatest(c.now_ms - r.written_ms, 0)) FILTER (WHERE r.phase = 2) AS oldest_unknown_ms,
     (SELECT coalesce(sum(pg_total_relation_size(i.inhrelid)), 0)::bigint FROM pg_inherits i
         WHERE i.inhparent = 'semel_records'::regclass) AS bytes,
     (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = 'semel_records'::regclass) AS partitions,
