@@ -2,7 +2,7 @@
 --
 -- A value is its head, the whole record, and what is left of the record once its content is past its time. The head is
 -- 's1', stamp (18 bytes), written, retention and trims (8 each), phase (1), length of the whole record (4), and 8
--- characters of its own digest, so that damage is told from "past its retention". All times are milliseconds below 2^53.
+-- characters of its own digest, so that damage is told from "past its retention"; records bring their own. All times are milliseconds below 2^53.
 
 local HEAD = 57
 

@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use redis::{Cmd, Value};
 use semel_core::record::ExchangeId;
 
@@ -11,6 +11,8 @@ use super::super::{Found, PhaseKind, Record, RecordKey, Stamp, StoreError, Swap,
 /// How many bytes the head of a value has; `head.lua` says what they are.
 pub(super) const HEAD_LEN: usize = 57;
 const STAMP_LEN: usize = 18;
+/// CRC-32C, after each record.
+const CHECKSUM_LEN: usize = 4;
 /// Lua counts exactly up to here: a time later than this, in milliseconds, is never.
 const NEVER_MS: u64 = 1 << 53;
 /// Retentions are cut to this, some 140,000 years, so that they can still be added to a time.
@@ -106,11 +108,11 @@ pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Ve
     };
     let trims = put.record.trims_at();
     let mut body = BytesMut::new();
-    put.record.encode(&mut body);
+    append(&put.record, &mut body);
     let whole_len = body.len();
     // What is left of it then, so that nobody has to read the record in order to trim it.
     if let Some(left) = trims.and_then(|at| put.record.clone().at_age(at)) {
-        left.encode(&mut body);
+        append(&left, &mut body);
     }
     let trims_ms = trims.map_or(NEVER_MS, |at| millis(at).min(NEVER_MS));
     arguments.extend([
@@ -122,6 +124,14 @@ pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Ve
         body.freeze(),
     ]);
     arguments
+}
+
+/// A record and its checksum.
+fn append(record: &Record, body: &mut BytesMut) {
+    let start = body.len();
+    record.encode(body);
+    let checksum = crc32c::crc32c(&body[start..]);
+    body.put_u32_le(checksum);
 }
 
 pub(super) fn now_argument(now_ms: Option<u64>) -> Bytes {
@@ -150,7 +160,13 @@ fn found(answer: Value) -> Result<Found, StoreError> {
     };
     let age = Duration::from_millis(u64::try_from(age_ms).map_err(|_| corrupt("an age below zero"))?);
     let stamp = stamp_of(&stamp).ok_or_else(|| corrupt("its stamp"))?;
-    let record = Record::decode(record.into()).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let mut record = Bytes::from(record);
+    let whole_len = record.len().checked_sub(CHECKSUM_LEN).ok_or_else(|| corrupt("its length"))?;
+    let checksum = record.split_off(whole_len);
+    if checksum.as_ref() != crc32c::crc32c(&record).to_le_bytes() {
+        return Err(corrupt("its record"));
+    }
+    let record = Record::decode(record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     // The script's head and the record say the same of its life, unless one of them is damaged.
     let record = record.at_age(age).ok_or_else(|| corrupt("its head, which says that it lives"))?;
     Ok(Found { stamp, age, abandoned: false, record })

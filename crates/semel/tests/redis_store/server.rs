@@ -1,0 +1,192 @@
+//! What a server may do to the store without losing anything: forget scripts, be full, hold damaged values, be slow.
+
+use std::time::Duration;
+
+use semel::{
+    store::{
+        RecordKey, Store as _, StoreError, Swap, Swapped,
+        redis::{Options, RedisStore},
+    },
+    testkit::sample::{completed, in_flight, key, put, remove, stamp},
+};
+use semel_servers::{PrivateRedis, RedisOptions};
+use tokio::task::JoinSet;
+
+use super::{in_redis, is_done, open, options, start};
+
+#[tokio::test]
+async fn scripts_that_a_server_forgot_are_brought_again() {
+    let server = start(RedisOptions::default());
+    let store = open(&options(&server)).await;
+    is_done(&store, key(1), &put(None, stamp(1, 1), in_flight(1))).await;
+    server.cli(&["SCRIPT", "FLUSH"]).unwrap();
+    is_done(&store, key(1), &put(Some(stamp(1, 1)), stamp(1, 2), completed(1, "done"))).await;
+    server.cli(&["SCRIPT", "FLUSH"]).unwrap();
+    assert_eq!(store.load(&key(1)).await.unwrap().map(|found| found.stamp), Some(stamp(1, 2)));
+    assert_eq!(store.sweep(10).await, Ok(0));
+}
+
+/// What is under the key, as a digest.
+fn digest(server: &PrivateRedis, key: &str) -> String {
+    server.cli(&["EVAL", "return redis.sha1hex(redis.call('DUMP', KEYS[1]))", "1", key]).unwrap()
+}
+
+/// Every question is answered "corrupt", and changes nothing.
+async fn is_corrupt(server: &PrivateRedis, store: &RedisStore, options: &Options, damaged: RecordKey, what: &str) {
+    let there = in_redis(options, &damaged);
+    let before = digest(server, &there);
+    let swaps = [
+        put(None, stamp(2, 1), in_flight(2)),
+        put(Some(stamp(9, 9)), stamp(9, 10), completed(1, "late")),
+        Swap { expect: None, put: None },
+        remove(stamp(9, 9)),
+    ];
+    for swap in &swaps {
+        let answer = store.swap(&damaged, swap).await;
+        assert!(matches!(answer, Err(StoreError::Corrupt(_))), "{what}: {swap:?} is answered {answer:?}");
+    }
+    let loaded = store.load(&damaged).await;
+    assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "{what}: {loaded:?}");
+    store.sweep(10).await.expect("it goes on with others");
+    assert_eq!(digest(server, &there), before, "{what}: it was changed");
+}
+
+#[tokio::test]
+async fn peers_24_damage_is_told_and_never_written_over() {
+    let server = PrivateRedis::shared();
+    let options = options(server);
+    let store = open(&options).await;
+    let write = put(None, stamp(1, 1), completed(1, "done"));
+    let others = [
+        ("a list", vec!["RPUSH", "KEY", "1"]),
+        ("a hash", vec!["HSET", "KEY", "stamp", "1"]),
+        ("another text", vec!["SET", "KEY", "1"]),
+        ("a text as long as a head", vec!["SET", "KEY", "s1.......................................................", "EX", "1000"]),
+    ];
+    for (n, (what, command)) in (10..).zip(others) {
+        let there = in_redis(&options, &key(n));
+        let command: Vec<&str> = command.into_iter().map(|word| if word == "KEY" { &there } else { word }).collect();
+        server.cli(&command).unwrap();
+        is_corrupt(server, &store, &options, key(n), what).await;
+    }
+    // Every byte of it, one at a time: of the head, the whole record, and what will be left of it.
+    is_done(&store, key(1), &write).await;
+    let there = in_redis(&options, &key(1));
+    let len: usize = server.cli(&["STRLEN", &there]).unwrap().trim().parse().unwrap();
+    let flip = "local byte = redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[1])
+        redis.call('SETRANGE', KEYS[1], ARGV[1], string.char(bit.bxor(string.byte(byte), 1)))";
+    let head = 57;
+    for at in 0..len {
+        let flip = || server.cli(&["EVAL", flip, "1", &there, &at.to_string()]).unwrap();
+        flip();
+        let loaded = store.load(&key(1)).await;
+        let claimed = store.swap(&key(1), &put(None, stamp(2, 1), in_flight(2))).await;
+        let trimmed_later = matches!(&loaded, Ok(Some(found)) if found.stamp == stamp(1, 1)) && at >= head;
+        if trimmed_later {
+            assert!(matches!(claimed, Ok(Swapped::Found(_))), "at {at}: {claimed:?}");
+        } else {
+            assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "at {at}: {loaded:?}");
+            assert!(matches!(claimed, Err(StoreError::Corrupt(_))), "at {at}: {claimed:?}");
+        }
+        if at < head {
+            let settled = store.swap(&key(1), &put(Some(stamp(1, 1)), stamp(1, 2), in_flight(1))).await;
+            assert!(matches!(settled, Err(StoreError::Corrupt(_))), "at {at}: {settled:?}");
+        }
+        flip();
+    }
+    is_done(&store, key(1), &put(Some(stamp(1, 1)), stamp(1, 2), in_flight(1))).await;
+    for n in 10..14 {
+        server.cli(&["DEL", &in_redis(&options, &key(n))]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_memory_new_claims_are_refused_and_all_else_goes_on() {
+    let server = start(RedisOptions::default());
+    let store = open(&options(&server)).await;
+    let claim = |n| put(None, stamp(n, 1), in_flight(n));
+    for n in 1..=4 {
+        is_done(&store, key(n), &claim(n)).await;
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory", "100kb"]).unwrap();
+    for n in 5..=8 {
+        let refused = store.swap(&key(n), &claim(n)).await;
+        assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+        assert_eq!(store.load(&key(n)).await, Ok(None), "what is refused is not applied");
+    }
+    assert!(matches!(store.probe().await, Err(StoreError::Full(_))), "a probe tells what a claim would meet");
+    is_done(&store, key(1), &claim(1)).await;
+    let stranger = store.swap(&key(1), &claim(9)).await;
+    assert!(matches!(&stranger, Ok(Swapped::Found(found)) if found.stamp == stamp(1, 1)), "{stranger:?}");
+    is_done(&store, key(1), &put(Some(stamp(1, 1)), stamp(1, 2), completed(1, "done"))).await;
+    is_done(&store, key(2), &remove(stamp(2, 1))).await;
+    assert_eq!(store.swap(&key(2), &remove(stamp(2, 1))).await, Ok(Swapped::Absent));
+
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    is_done(&store, key(5), &claim(5)).await;
+    for (n, stamp) in [(1, stamp(1, 2)), (3, stamp(3, 1)), (4, stamp(4, 1))] {
+        assert_eq!(store.load(&key(n)).await.unwrap().map(|found| found.stamp), Some(stamp));
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_full_refuses_and_nothing_of_it_happens() {
+    let server = start(RedisOptions::default());
+    let options = Options { connections: 1, queue_requests_max: 2, batch_requests_max: 1, ..options(&server) };
+    let store = open(&options).await;
+    assert_eq!(store.probe().await, Ok(()));
+    server.pause();
+    let mut swaps = JoinSet::new();
+    for n in 0..20 {
+        let store = store.clone();
+        swaps.spawn(async move { (n, store.swap(&key(n), &put(None, stamp(n, 1), in_flight(n))).await) });
+    }
+    // Two wait, and one may be on its way; the others are told at once, while the server still sleeps.
+    let mut full = Vec::new();
+    while full.len() < 17 {
+        let (n, answer) = swaps.join_next().await.expect("the others are told").unwrap();
+        assert!(matches!(answer, Err(StoreError::Full(_))), "{answer:?}");
+        full.push(n);
+    }
+    server.resume();
+    while let Some(swap) = swaps.join_next().await {
+        let (n, answer) = swap.unwrap();
+        match answer {
+            Ok(Swapped::Done) => assert!(store.load(&key(n)).await.unwrap().is_some()),
+            Err(StoreError::Full(_)) => full.push(n),
+            answer => panic!("{answer:?}"),
+        }
+    }
+    assert!(full.len() <= 18, "the two that waited are done");
+    for n in full {
+        assert_eq!(store.load(&key(n)).await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_told_in_time() {
+    let server = start(RedisOptions::default());
+    let statement_max = Duration::from_millis(300);
+    let store = open(&Options { statement_max, ..options(&server) }).await;
+    assert_eq!(store.probe().await, Ok(()));
+    server.pause();
+    let claim = put(None, stamp(1, 1), in_flight(1));
+    assert_eq!(store.swap(&key(1), &claim).await, Err(StoreError::TimedOut(statement_max)));
+    server.resume();
+    // It ran after all, or runs now: either way it is one claim.
+    assert_eq!(super::until_answered(&store, key(1), &claim).await, Swapped::Done);
+}
+
+#[tokio::test]
+async fn peers_03_whoever_leaves_early_leaves_a_store_that_works() {
+    let store = open(&options(PrivateRedis::shared())).await;
+    let claim = |n| put(None, stamp(n, 1), in_flight(n));
+    for n in 0..300 {
+        let wait = Duration::from_micros(n * 7 % 1_500);
+        let _ = tokio::time::timeout(wait, store.swap(&key(n), &claim(n))).await;
+    }
+    for n in 0..300 {
+        is_done(&store, key(n), &claim(n)).await;
+        is_done(&store, key(n), &remove(stamp(n, 1))).await;
+    }
+}
