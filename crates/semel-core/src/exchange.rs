@@ -453,10 +453,7 @@ impl Exchange {
         } else {
             Answer::Refuse(problem(ProblemType::StoreUnavailable))
         };
-        match planted(Bug::UnconfirmedIsLeft) {
-            true => Step::Answer(answer),
-            false => Step::GiveBack { answer, swap },
-        }
+        if planted(Bug::UnconfirmedIsLeft) { Step::Answer(answer) } else { Step::GiveBack { answer, swap } }
     }
 
     /// Leaves the key as it was before the claim: nothing was executed.
