@@ -45,6 +45,8 @@ pub(crate) struct Kind {
 const SHELL: &str = r#"
 folder=$(mktemp -d "${TMPDIR:-/tmp}/semel-$NAME.XXXXXX") || exit 1
 cd "$folder" || exit 1
+# Else the kernel ends it with its owner when a server is paused then.
+trap '' HUP
 server=
 serve() { "$@" & server=$!; }
 end() {

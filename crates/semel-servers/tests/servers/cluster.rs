@@ -1,4 +1,4 @@
-use semel_servers::RedisCluster;
+use semel_servers::{RedisCluster, until};
 
 #[test]
 fn a_replica_takes_the_place_of_a_primary_and_slots_move() {
@@ -8,7 +8,7 @@ fn a_replica_takes_the_place_of_a_primary_and_slots_move() {
     let key = "b";
     assert_eq!(cluster.primary(0).cli(&["SET", key, "value"]).unwrap(), "OK");
     assert!(cluster.primary(1).cli(&["GET", key]).unwrap_err().to_string().contains("MOVED"));
-    assert_eq!(cluster.primary(0).cli(&["WAIT", "1", "5000"]).unwrap(), "1");
+    until(|| cluster.replica(0).unwrap().cli(&["DBSIZE"]).unwrap() == "1").unwrap();
 
     let killed = cluster.primary(0).port();
     cluster.kill_primary(0);

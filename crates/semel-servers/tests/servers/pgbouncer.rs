@@ -8,6 +8,9 @@ fn clients_of_a_pooler_share_a_connection_to_the_server() {
     let mine = "SELECT pg_backend_pid()";
     let first = bouncer.psql(&database, mine).unwrap();
     assert_eq!(bouncer.psql(&database, mine).unwrap(), first);
+    // What one asks of its session is there for the next.
+    bouncer.psql(&database, "SET work_mem = '1234kB'").unwrap();
+    assert_eq!(bouncer.psql(&database, "SHOW work_mem").unwrap(), "1234kB");
     bouncer.crash();
     assert!(bouncer.psql(&database, mine).is_err());
     bouncer.start_again().unwrap();

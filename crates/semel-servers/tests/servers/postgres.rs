@@ -1,3 +1,5 @@
+use std::fs;
+
 use semel_servers::{PostgresOptions, PrivatePostgres, Replication, Tls};
 
 #[test]
@@ -25,18 +27,19 @@ fn a_crash_loses_no_commit_and_the_port_stays() {
 #[test]
 fn a_replica_follows_and_takes_over() {
     let primary = PrivatePostgres::start().unwrap();
+    let asynchronous = primary.replica(Replication::Asynchronous).unwrap();
+    let first = primary.replica(Replication::Synchronous).unwrap();
     let replica = primary.replica(Replication::Synchronous).unwrap();
-    let other = primary.replica(Replication::Asynchronous).unwrap();
     primary.psql("postgres", "CREATE TABLE t (a int)").unwrap();
     assert_eq!(replica.psql("postgres", "SELECT pg_is_in_recovery()").unwrap(), "t");
     assert!(replica.psql("postgres", "INSERT INTO t VALUES (1)").is_err());
     let how = "SELECT sync_state FROM pg_stat_replication ORDER BY 1";
-    assert_eq!(primary.psql("postgres", how).unwrap(), "async\nsync");
+    assert_eq!(primary.psql("postgres", how).unwrap(), "async\nasync\nsync");
     primary.psql("postgres", "INSERT INTO t VALUES (1)").unwrap();
     primary.stop_immediately();
     replica.promote().unwrap();
     assert_eq!(replica.psql("postgres", "INSERT INTO t VALUES (2); SELECT sum(a) FROM t").unwrap(), "3");
-    drop(other);
+    drop((asynchronous, first));
 }
 
 #[test]
@@ -54,4 +57,6 @@ fn passwords_and_certificates_are_asked_for() {
     assert!(server.ca_file().is_file());
     let replica = server.replica(Replication::Synchronous).unwrap();
     assert_eq!(replica.psql("postgres", encrypted).unwrap(), "t");
+    fs::remove_file(server.client_cert_file()).unwrap();
+    assert!(server.psql("postgres", encrypted).unwrap_err().to_string().contains("certificate"));
 }
