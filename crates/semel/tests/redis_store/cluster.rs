@@ -18,12 +18,12 @@ use semel::{
     testkit::sample::{completed, in_flight, key, put, stamp, unknown},
 };
 use semel_servers::RedisCluster;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
-use super::{is_done, open, refusal, until, until_answered};
+use super::{blocking, is_done, open, refusal, until, until_answered};
 
 async fn cluster() -> Arc<RedisCluster> {
-    Arc::new(spawn_blocking(RedisCluster::start).await.unwrap().unwrap_or_else(|error| panic!("{error}")))
+    Arc::new(blocking(RedisCluster::start).await.unwrap_or_else(|error| panic!("{error}")))
 }
 
 async fn in_background<T: Send + 'static>(
@@ -31,7 +31,7 @@ async fn in_background<T: Send + 'static>(
     act: impl FnOnce(&RedisCluster) -> T + Send + 'static,
 ) -> T {
     let cluster = cluster.clone();
-    spawn_blocking(move || act(&cluster)).await.unwrap()
+    blocking(move || act(&cluster)).await
 }
 
 /// Entered by one of its nodes, so that it has to find the others.
@@ -60,7 +60,8 @@ async fn a_cluster_is_found_by_any_of_its_nodes_and_used_whole() {
         assert!(there > 5, "shard {shard} has {there}");
     }
 
-    let single = Options { url: options.url.replace("+cluster", ""), replicas: 0, accept_loss: true, ..options.clone() };
+    let single =
+        Options { url: options.url.replace("+cluster", ""), replicas: 0, accept_loss: true, ..options.clone() };
     let refused = refusal(single).await;
     assert!(matches!(&refused, OpenError::Options(why) if why.contains("is part of a Cluster")), "{refused}");
 
@@ -80,7 +81,12 @@ struct Confirmed {
 }
 
 /// Two gateways race for each key; who wins settles it. All of it goes on whatever happens to the Cluster.
-fn race(stores: [RedisStore; 2], stop: &Arc<AtomicBool>, done: &Arc<AtomicU64>, confirmed: &Arc<Confirmed>) -> JoinSet<()> {
+fn race(
+    stores: [RedisStore; 2],
+    stop: &Arc<AtomicBool>,
+    done: &Arc<AtomicU64>,
+    confirmed: &Arc<Confirmed>,
+) -> JoinSet<()> {
     let mut writers = JoinSet::new();
     for (gateway, store) in (1..).zip(stores) {
         for writer in 0..8u64 {
@@ -125,14 +131,15 @@ async fn keeps_every_promise(disturb: impl AsyncFnOnce(&Arc<RedisCluster>)) {
     until(async || done.load(Ordering::Relaxed) > before + 500).await;
     stop.store(true, Ordering::Relaxed);
     while let Some(writer) = writers.join_next().await {
-        writer.unwrap();
+        writer.expect("no promise was broken");
     }
     let reader = open(&options).await;
     for (n, claims) in confirmed.claims.lock().clone() {
         assert_eq!(claims.len(), 1, "the {n}th key was claimed by {claims:?}");
     }
-    for (n, settled) in confirmed.settles.lock().clone() {
-        let found = reader.load(&key(n)).await.unwrap();
+    let settles = confirmed.settles.lock().clone();
+    for (n, settled) in settles {
+        let found = reader.load(&key(n)).await.expect("all is well again");
         assert_eq!(found.map(|found| found.stamp), Some(settled), "the {n}th key");
     }
 }

@@ -14,14 +14,14 @@ use semel::{
     testkit::sample::{completed, in_flight, key, put, stamp},
 };
 use semel_servers::{Mode, PrivateRedis, RedisOptions, TcpProxy, Trigger};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
-use super::{in_redis, is_done, open, options, start, until, until_answered};
+use super::{blocking, in_redis, is_done, open, options, start, until, until_answered};
 
 /// A proxy has a runtime of its own, which cannot be started from within another.
 async fn proxy(server: &PrivateRedis) -> TcpProxy {
     let port = server.port();
-    spawn_blocking(move || TcpProxy::start(port)).await.unwrap().unwrap()
+    blocking(move || TcpProxy::start(port)).await.expect("a port is free")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,11 +40,9 @@ async fn k12_nothing_that_was_confirmed_is_lost_when_the_server_is_killed_under_
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                let writes = [
-                    put(None, stamp(n, 1), in_flight(n)),
-                    put(Some(stamp(n, 1)), stamp(n, 2), completed(n, "done")),
-                ];
-                for write in writes {
+                let swaps =
+                    [put(None, stamp(n, 1), in_flight(n)), put(Some(stamp(n, 1)), stamp(n, 2), completed(n, "done"))];
+                for write in swaps {
                     // Asked again until there is an answer, which its stamp makes harmless.
                     assert_eq!(until_answered(&store, key(n), &write).await, Swapped::Done);
                     confirmed.insert(n, write.put.expect("it puts").stamp);
@@ -61,7 +59,7 @@ async fn k12_nothing_that_was_confirmed_is_lost_when_the_server_is_killed_under_
             server.crash();
             server.start_again()
         };
-        spawn_blocking(again).await.unwrap().unwrap();
+        blocking(again).await.unwrap();
     }
     let before = done.load(Ordering::Relaxed);
     until(async || done.load(Ordering::Relaxed) > before + 200).await;
@@ -80,8 +78,7 @@ async fn k14_a_lost_answer_is_known_again_by_its_stamp() {
     let proxy = proxy(server).await;
     let direct = options(server);
     let statement_max = Duration::from_millis(500);
-    let through =
-        Options { url: format!("redis://127.0.0.1:{}", proxy.port()), statement_max, ..direct.clone() };
+    let through = Options { url: format!("redis://127.0.0.1:{}", proxy.port()), statement_max, ..direct.clone() };
     let (store, other) = (open(&through).await, open(&direct).await);
     assert_eq!(store.probe().await, Ok(()));
 
@@ -99,7 +96,10 @@ async fn k14_a_lost_answer_is_known_again_by_its_stamp() {
         let claim = put(None, stamp(n, 1), in_flight(n));
         let accepted = proxy.accepted();
         proxy.set_when(Trigger::Contains(in_redis(&direct, &key(n)).into_bytes()), Mode::CutAtReply);
-        let asked = { let store = store.clone(); tokio::spawn(async move { store.swap(&key(n), &claim).await }) };
+        let asked = {
+            let store = store.clone();
+            tokio::spawn(async move { store.swap(&key(n), &claim).await })
+        };
         until(async || other.load(&key(n)).await.unwrap().is_some()).await;
         proxy.set(Mode::Pass);
         assert_eq!(asked.await.unwrap(), Ok(Swapped::Done));
@@ -121,7 +121,9 @@ async fn k12_a_server_that_is_gone_is_unavailable_and_nothing_is_concluded() {
     let store = open(&through).await;
     proxy.set(Mode::Cut);
     let claim = put(None, stamp(1, 1), in_flight(1));
-    for answer in [store.swap(&key(1), &claim).await.map(drop), store.load(&key(1)).await.map(drop), store.probe().await] {
+    for answer in
+        [store.swap(&key(1), &claim).await.map(drop), store.load(&key(1)).await.map(drop), store.probe().await]
+    {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     }
     proxy.set(Mode::Pass);

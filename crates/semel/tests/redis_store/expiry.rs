@@ -107,8 +107,10 @@ async fn x08_the_clock_of_a_gateway_does_not_count() {
     let before = time();
     is_done(&store, key(1), &put(None, stamp(1, 1), in_flight(1))).await;
     let after = time();
-    let written = "local _, ms = 0, struct.unpack('>I8', redis.call('GETRANGE', KEYS[1], 20, 27)) return math.floor(ms / 1000)";
-    let written: u64 = server.cli(&["EVAL", written, "1", &in_redis(&options, &key(1))]).unwrap().trim().parse().unwrap();
+    let written =
+        "local _, ms = 0, struct.unpack('>I8', redis.call('GETRANGE', KEYS[1], 20, 27)) return math.floor(ms / 1000)";
+    let written: u64 =
+        server.cli(&["EVAL", written, "1", &in_redis(&options, &key(1))]).unwrap().trim().parse().unwrap();
     assert!((before..=after).contains(&written), "{written} is not between {before} and {after}");
 }
 

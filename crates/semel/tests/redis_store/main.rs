@@ -19,7 +19,7 @@ mod refusals;
 mod server;
 
 /// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn start(options: RedisOptions) -> PrivateRedis {
     PrivateRedis::start_with(options).unwrap_or_else(|error| panic!("{error}"))
@@ -44,8 +44,7 @@ async fn refusal(options: Options) -> OpenError {
 
 /// The key in Redis of a record, by the documented form.
 fn in_redis(options: &Options, key: &RecordKey) -> String {
-    let digits: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}{digits}", options.prefix)
+    key.as_bytes().iter().fold(options.prefix.clone(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 async fn is_done(store: &RedisStore, key: RecordKey, swap: &Swap) {
@@ -62,6 +61,11 @@ async fn until_answered(store: &RedisStore, key: RecordKey, swap: &Swap) -> Swap
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Runs what blocks, as private servers do, beside the tests.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(act).await.expect("it does not panic")
 }
 
 /// Waits for something that happens by itself.

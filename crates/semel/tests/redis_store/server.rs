@@ -28,7 +28,7 @@ async fn scripts_that_a_server_forgot_are_brought_again() {
 
 /// What is under the key, as a digest.
 fn digest(server: &PrivateRedis, key: &str) -> String {
-    server.cli(&["EVAL", "return redis.sha1hex(redis.call('DUMP', KEYS[1]))", "1", key]).unwrap()
+    server.cli(&["EVAL", "return redis.sha1hex(redis.call('DUMP', KEYS[1]))", "1", key]).expect("it has the key")
 }
 
 /// Every question is answered "corrupt", and changes nothing.
@@ -61,7 +61,10 @@ async fn peers_24_damage_is_told_and_never_written_over() {
         ("a list", vec!["RPUSH", "KEY", "1"]),
         ("a hash", vec!["HSET", "KEY", "stamp", "1"]),
         ("another text", vec!["SET", "KEY", "1"]),
-        ("a text as long as a head", vec!["SET", "KEY", "s1.......................................................", "EX", "1000"]),
+        (
+            "a text as long as a head",
+            vec!["SET", "KEY", "s1.......................................................", "EX", "1000"],
+        ),
     ];
     for (n, (what, command)) in (10..).zip(others) {
         let there = in_redis(&options, &key(n));
