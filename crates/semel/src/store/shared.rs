@@ -113,7 +113,11 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.what_to_do.is_empty() { f.write_str(&self.what) } else { write!(f, "{}; {}", self.what, self.what_to_do) }
+        if self.what_to_do.is_empty() {
+            f.write_str(&self.what)
+        } else {
+            write!(f, "{}; {}", self.what, self.what_to_do)
+        }
     }
 }
 
@@ -202,7 +206,9 @@ mod tests {
     #[test]
     fn a_password_is_not_shown_and_half_a_client_certificate_is_refused() {
         assert_eq!(format!("{:?}", Password::new("hunter2")), "(hidden)");
-        for url in ["db://u:hunter2@host:1/name", "db://u:hun@hunter2?/@host:1/name?password=hunter2", "db://host:1/name"] {
+        for url in
+            ["db://u:hunter2@host:1/name", "db://u:hun@hunter2?/@host:1/name?password=hunter2", "db://host:1/name"]
+        {
             assert_eq!(format!("{:?}", Url::new(url)), "db://host:1/name");
         }
         let tls = Tls { client_cert_file: Some("/cert.pem".into()), ..Tls::default() };

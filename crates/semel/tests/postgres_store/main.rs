@@ -3,5 +3,9 @@
 #![cfg(feature = "postgres-store")]
 #![allow(clippy::unwrap_used, reason = "a test that panics says what failed")]
 
-mod world;
+mod epochs;
+mod faults;
 mod opening;
+mod plans;
+mod servers;
+mod world;

@@ -12,7 +12,7 @@ use semel::{
         sample::{completed, in_flight, key, put, stamp},
     },
 };
-use semel_servers::PrivatePostgres;
+use semel_servers::{PrivatePostgres, TcpProxy};
 
 /// A database on the durable server that tests share.
 pub(crate) struct World {
@@ -61,9 +61,15 @@ pub(crate) async fn claim_and_settle(store: &PostgresStore, n: u64) {
 
 /// Polls until it is so, for as long as a busy machine may need.
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
     while !is_so().await {
         assert!(std::time::Instant::now() < deadline, "not within a minute: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A proxy before a server, which cannot be started where tasks run.
+pub(crate) fn proxy(server: &PrivatePostgres) -> TcpProxy {
+    let port = server.port();
+    std::thread::spawn(move || TcpProxy::start(port)).join().expect("it does not panic").unwrap()
 }

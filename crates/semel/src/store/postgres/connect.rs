@@ -55,24 +55,33 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Plans that stay right when a partition grows from nothing to millions of rows, and are made once.
 const WISHES: &str = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan -c jit=off";
 
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The oldest server that is known to do.
 const SERVER_VERSION_MIN: i32 = 130_000;
 
 impl Connector {
     pub(super) fn new(options: &Options) -> Result<Connector, OpenError> {
         let (url, ssl_mode) = split_ssl_mode(options.url.expose())?;
-        // What the parser says may quote the URL, and so a password that was not percent-encoded.
-        let mut config = Config::from_str(&url).map_err(|_| {
+        // What the parser says may quote the URL, and so a password that was not percent-encoded; with an @ in it, its end
+        // would be taken for a host and told.
+        let unreadable = || {
             OpenError::Options(
                 "the URL of the store cannot be read: postgres://user@host:port/database, with special characters of \
                  user and password percent-encoded"
                     .into(),
             )
-        })?;
+        };
+        let mut config = Config::from_str(&url).map_err(|_| unreadable())?;
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(unreadable());
+        }
         if config.get_hosts().is_empty() {
             return Err(OpenError::Options("the URL of the store names no host".into()));
         }
-        config.ssl_mode(ssl_mode.unwrap_or_else(|| if is_local(&config) { SslMode::Disable } else { SslMode::Require }));
+        config
+            .ssl_mode(ssl_mode.unwrap_or_else(|| if is_local(&config) { SslMode::Disable } else { SslMode::Require }));
         if let Some(password) = &options.password {
             config.password(password.expose());
         }
@@ -86,7 +95,8 @@ impl Connector {
         let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
         config.connect_timeout(options.connect_max / hosts);
         config.tcp_user_timeout(options.statement_max.max(options.connect_max));
-        config.keepalives_idle(Duration::from_secs(30));
+        // A server that is gone without a word is noticed in about ten seconds.
+        config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL).keepalives_retries(3);
         Ok(Connector {
             server: server_of(&config),
             tls: MakeRustlsConnect::new(tls(options)?),
@@ -104,7 +114,7 @@ impl Connector {
         &self.server
     }
 
-        /// Whether any connection is there.
+    /// Whether any connection is there.
     pub(super) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::SeqCst) > 0
     }
@@ -274,7 +284,8 @@ impl Connection {
     }
 
     pub(super) async fn check_schema(&self) -> Result<(), OpenError> {
-        let there = self.query("SELECT to_regclass('semel_meta') IS NOT NULL", &[]).await.map_err(|error| broken(&error))?;
+        let there =
+            self.query("SELECT to_regclass('semel_meta') IS NOT NULL", &[]).await.map_err(|error| broken(&error))?;
         let not_migrated = |found: String| OpenError::NotMigrated { found, needed: sql::VERSION };
         if !there.first().is_some_and(|row| row.get(0)) {
             return Err(not_migrated("not there".into()));

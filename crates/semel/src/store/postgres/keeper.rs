@@ -17,8 +17,9 @@ use crate::store::{Clock, Found, PhaseKind, RecordKey, StoreError};
 const TABLE_LOCK_MAX: &str = "100ms";
 /// A record that is past is past for whoever began a statement before: far longer than one takes.
 const MARGIN_MS: i64 = 60 * 60 * 1_000;
-/// Records that one sweep moves out of an old epoch.
+/// Records that are moved out of an old epoch at once, and how many times by one sweep.
 const MOVED_MAX: i64 = 500;
+const MOVES_MAX: u32 = 20;
 /// An epoch is emptied by hand once at most one of so many records still counts.
 const STRAGGLERS_ONE_OF: i64 = 20;
 /// Pages of a partition that are read to guess when it is over.
@@ -55,7 +56,7 @@ pub(super) struct Keeper {
 }
 
 struct Epoch {
-    epoch: i32,
+    number: i32,
     opened_ms: i64,
     look_ms: Option<i64>,
     current: bool,
@@ -113,7 +114,7 @@ impl Keeper {
         self.with(async |connection| {
             let rows = connection.query(sql::EPOCHS, &[(&now, Type::INT8)]).await?;
             let epochs = rows.iter().map(|row| Epoch {
-                epoch: row.get("epoch"),
+                number: row.get("epoch"),
                 opened_ms: row.get("opened_ms"),
                 look_ms: row.get("look_ms"),
                 current: row.get("current"),
@@ -121,9 +122,13 @@ impl Keeper {
             });
             for epoch in epochs {
                 if !epoch.current {
-                    self.give_back(connection, &epoch).await?;
+                    match self.give_back(connection, &epoch).await {
+                        // Another gateway was quicker.
+                        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
+                        given_back => given_back?,
+                    }
                 } else if epoch.now_ms.saturating_sub(epoch.opened_ms) >= millis(self.period) {
-                    self.open_next(connection, epoch.epoch).await?;
+                    self.open_next(connection, epoch.number).await?;
                 }
             }
             Ok(())
@@ -146,25 +151,31 @@ impl Keeper {
             return Ok(());
         }
         let pages: i64 =
-            connection.query(&sql::pages_of(epoch.epoch), &[]).await?.first().and_then(|row| row.get(0)).unwrap_or(0);
+            connection.query(&sql::pages_of(epoch.number), &[]).await?.first().and_then(|row| row.get(0)).unwrap_or(0);
         #[allow(clippy::cast_precision_loss, reason = "a share of a sample")]
         let percent = (SAMPLE_PAGES as f32 * 100.0 / pages.max(1) as f32).min(100.0);
         let counts_after_ms = now_ms - MARGIN_MS;
         let parameters: [Parameter<'_>; 2] = [(&counts_after_ms, Type::INT8), (&percent, Type::FLOAT4)];
-        let rows = connection.query(&sql::look_at(epoch.epoch), &parameters).await?;
+        let rows = connection.query(&sql::look_at(epoch.number), &parameters).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         let (rows, counting, mostly_over_ms): (i64, i64, Option<i64>) = (row.get(0), row.get(1), row.get(2));
         if counting == 0 {
-            with_table(connection, &sql::drop_partition(epoch.epoch)).await?;
+            with_table(connection, &sql::drop_partition(epoch.number)).await?;
             return Ok(());
         }
         if counting <= MOVED_MAX || counting <= rows / STRAGGLERS_ONE_OF {
-            let moving = sql::move_stragglers(epoch.epoch);
-            connection.query(&moving, &[(&counts_after_ms, Type::INT8), (&MOVED_MAX, Type::INT8)]).await?;
+            let moving = sql::move_stragglers(epoch.number);
+            for _ in 0..MOVES_MAX {
+                let parameters: [Parameter<'_>; 2] = [(&counts_after_ms, Type::INT8), (&MOVED_MAX, Type::INT8)];
+                let moved = connection.query(&moving, &parameters).await?;
+                if moved.len() < usize::try_from(MOVED_MAX).expect("a small constant") {
+                    break;
+                }
+            }
             return Ok(());
         }
         let look_ms = mostly_over_ms.unwrap_or(now_ms).saturating_add(MARGIN_MS).max(now_ms + MARGIN_MS);
-        connection.query(sql::LOOK_AGAIN, &[(&epoch.epoch, Type::INT4), (&look_ms, Type::INT8)]).await?;
+        connection.query(sql::LOOK_AGAIN, &[(&epoch.number, Type::INT4), (&look_ms, Type::INT8)]).await?;
         Ok(())
     }
 
@@ -201,13 +212,21 @@ impl Keeper {
     }
 }
 
-/// Does what needs the whole table; `false`: somebody was using it, try later.
+const LATER: &[SqlState] = &[
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::T_R_DEADLOCK_DETECTED,
+    SqlState::DUPLICATE_TABLE,
+    SqlState::DUPLICATE_OBJECT,
+    SqlState::UNIQUE_VIOLATION,
+];
+
+/// Does what needs the whole table; `false`: somebody was using it, or is doing the same: try later.
 async fn with_table(connection: &mut Connection, sql: &str) -> Result<bool, tokio_postgres::Error> {
     let transaction = connection.client().transaction().await?;
     transaction.batch_execute(&format!("SET LOCAL lock_timeout = '{TABLE_LOCK_MAX}'")).await?;
     match transaction.batch_execute(sql).await {
         Ok(()) => transaction.commit().await.map(|()| true),
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+        Err(error) if error.code().is_some_and(|code| LATER.contains(code)) => {
             transaction.rollback().await.map(|()| false)
         }
         Err(error) => Err(error),

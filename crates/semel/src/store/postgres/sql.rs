@@ -22,11 +22,7 @@ pub(super) const VERSION: u32 = 1;
 /// Now, in milliseconds since the Unix epoch: the server's clock, or the parameter where a test owns the time.
 macro_rules! now_ms {
     ($parameter:literal) => {
-        concat!(
-            "coalesce($",
-            $parameter,
-            "::bigint, floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)"
-        )
+        concat!("coalesce($", $parameter, "::bigint, floor(date_part('epoch', clock_timestamp()) * 1000)::bigint)")
     };
 }
 
@@ -265,7 +261,8 @@ pub(super) fn move_stragglers(epoch: i32) -> String {
         )
         INSERT INTO semel_records (key, epoch, stamp, written_ms, expires_ms, phase, record)
         SELECT m.key, (SELECT epoch FROM meta), m.stamp, m.written_ms, m.expires_ms, m.phase, m.record FROM moved m
-        ORDER BY m.key"
+        ORDER BY m.key
+        RETURNING 1"
     )
 }
 
