@@ -16,13 +16,11 @@ use semel_core::scope::Secret;
 pub fn secret_in(folder: &Path) -> io::Result<Secret> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join("secret");
-    let says = |error, what| says(error, what, &path);
+    let says = |error: &io::Error, what: &str| says(error, what, &path);
     match File::open(&path) {
-        Ok(file) => read(
-            file,
-            &path,
-            "restore it from a backup, or move the whole folder away to start with no records",
-        ),
+        Ok(file) => {
+            read(file, &path, "restore it from a backup, or move the whole folder away to start with no records")
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = [0; 32];
             getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
@@ -30,21 +28,21 @@ pub fn secret_in(folder: &Path) -> io::Result<Secret> {
             let fresh = folder.join("secret.new");
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&fresh).map_err(|error| says(error, "cannot create"))?;
+            let mut file = options.open(&fresh).map_err(|error| says(&error, "cannot create"))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             std::fs::rename(&fresh, &path)?;
             File::open(folder)?.sync_all()?;
             Ok(Secret::from_bytes(bytes))
         }
-        Err(error) => Err(says(error, "cannot open")),
+        Err(error) => Err(says(&error, "cannot open")),
     }
 }
 
 /// Reads a secret of 32 bytes from a file, which is never minted: what several gateways have in common comes from one of
 /// them, or from an operator.
 pub fn secret_from(file: &Path) -> io::Result<Secret> {
-    let open = File::open(file).map_err(|error| says(error, "cannot open", file))?;
+    let open = File::open(file).map_err(|error| says(&error, "cannot open", file))?;
     if !open.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no regular file", file.display())));
     }
@@ -54,7 +52,7 @@ pub fn secret_from(file: &Path) -> io::Result<Secret> {
 fn read(file: File, path: &Path, what_to_do: &str) -> io::Result<Secret> {
     let mut bytes = Vec::new();
     // One byte more than a secret has shows that it is none, however long the file is.
-    file.take(33).read_to_end(&mut bytes).map_err(|error| says(error, "cannot read", path))?;
+    file.take(33).read_to_end(&mut bytes).map_err(|error| says(&error, "cannot read", path))?;
     let bytes: [u8; 32] = bytes.try_into().map_err(|bytes: Vec<u8>| {
         let has = if bytes.len() > 32 { "more than 32".to_owned() } else { bytes.len().to_string() };
         let text = format!("{} has {has} bytes, and a secret has 32: {what_to_do}", path.display());
@@ -63,7 +61,7 @@ fn read(file: File, path: &Path, what_to_do: &str) -> io::Result<Secret> {
     Ok(Secret::from_bytes(bytes))
 }
 
-fn says(error: io::Error, what: &str, path: &Path) -> io::Error {
+fn says(error: &io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 

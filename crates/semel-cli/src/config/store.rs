@@ -5,7 +5,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use semel::store::shared::Password;
+use semel::store::{postgres, redis, shared::Password};
 use semel_core::policy::Policy;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -17,15 +17,15 @@ mod tests;
 /// How long one partition of PostgreSQL takes records where nothing is said: a part of what is remembered longest, so
 /// that a few partitions exist at a time, within these bounds.
 const PERIODS_PER_MEMORY: u32 = 4;
-const PERIOD_MIN: Duration = Duration::from_secs(3_600);
-const PERIOD_MAX: Duration = Duration::from_secs(30 * 86_400);
+const PERIOD_MIN: Duration = Duration::from_hours(1);
+const PERIOD_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// The most connections that one gateway may have to a store.
 const CONNECTIONS_MAX: i64 = 1_000;
 /// The most replicas that a write may wait for.
 const REPLICAS_MAX: i64 = 100;
 /// The longest prefix of keys in Redis, in bytes.
-const PREFIX_BYTES_MAX: usize = 64;
+const PREFIX_BYTES_MAX: usize = redis::PREFIX_BYTES_MAX;
 
 /// Where records live, and how a shared store is reached, with every default filled in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,7 +132,7 @@ pub(super) struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// Lays the command line over it. All defaults of `[store]` are here and nowhere else.
+    /// Lays the command line over it. All defaults of `[store]` are here: those of the library, alike for both shared stores.
     ///
     /// Of settings that contradict each other, the message begins with the one to look at.
     pub(super) fn build(self, flags: StoreFlags, policy: &Policy) -> Result<StoreConfig, String> {
@@ -172,16 +172,16 @@ impl StoreSettings {
             place,
             password,
             secret_file,
-            connections: self.connections.map_or(4, |Connections(connections)| connections),
-            statement_max: self.statement_max.map_or(Duration::from_secs(5), |duration| duration.0),
-            connect_max: self.connect_max.map_or(Duration::from_secs(5), |duration| duration.0),
+            connections: self.connections.map_or(postgres::CONNECTIONS_DEFAULT, |Connections(connections)| connections),
+            statement_max: self.statement_max.map_or(postgres::STATEMENT_MAX_DEFAULT, |duration| duration.0),
+            connect_max: self.connect_max.map_or(postgres::CONNECT_MAX_DEFAULT, |duration| duration.0),
             accept_loss: self.accept_loss.unwrap_or(false),
             ca_file: self.ca_file,
             client_cert_file: self.client_cert_file,
             client_key_file: self.client_key_file,
             period: self.period.map_or_else(|| period_of(policy), |duration| duration.0),
             prepared: self.prepared.unwrap_or(true),
-            prefix: self.prefix.map_or_else(|| "semel:".to_owned(), |Prefix(prefix)| prefix),
+            prefix: self.prefix.map_or_else(|| redis::PREFIX_DEFAULT.to_owned(), |Prefix(prefix)| prefix),
             replicas: self.replicas.map_or(0, |Replicas(replicas)| replicas),
             local_aof: self.local_aof.unwrap_or(false),
         })

@@ -234,3 +234,28 @@ impl fmt::Debug for Opened {
         f.debug_struct("Opened").field("words", &self.words).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_file_holds_one_password_and_its_newline_is_no_part_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("password");
+        let read = |content: &[u8]| {
+            std::fs::write(&path, content).expect("it is written");
+            read_password(&path).map_err(|error| error.to_string())
+        };
+        for (content, password) in [("p\n", "p"), ("p\r\n", "p"), (" p ä ", " p ä "), ("p\n\n", "p\n"), ("p", "p")] {
+            assert_eq!(read(content.as_bytes()).as_deref(), Ok(password), "{content:?}");
+        }
+        let long = vec![b'p'; usize::try_from(PASSWORD_BYTES_MAX).expect("it is small") + 1];
+        for content in [b"".as_slice(), b"\n", &long] {
+            assert!(read(content).is_err_and(|error| error.contains("1 to 4096 bytes")));
+        }
+        assert!(read(b"hunter2\xff").is_err_and(|error| error == "it is not UTF-8"));
+        let folder = read_password(folder.path()).expect_err("it is a folder").to_string();
+        assert_eq!(folder, "it is not a regular file");
+    }
+}

@@ -244,9 +244,16 @@ fn the_command_line_beats_the_file() {
     let flags = StoreFlags { secret_file: Some("/flag".into()), ..flag("postgres://c/d") };
     let store = read_with(file, flags).expect("it is fine").store;
     assert_eq!(store.place.to_string(), "postgres://c/d");
-    assert_eq!((store.secret_file, store.period), (Some("/flag".into()), Duration::from_secs(3 * 86_400)));
+    assert_eq!((store.secret_file, store.period), (Some("/flag".into()), Duration::from_hours(3 * 24)));
     let error = read_with(file, flag("redis://c")).expect_err("a period is nothing that Redis has").to_string();
     assert!(error.starts_with("semel.toml:3:1: store.period: "), "{error}");
+}
+
+#[test]
+fn both_shared_stores_have_the_same_defaults() {
+    let (one, other) = (postgres::Options::new("postgres://a"), redis::Options::at("redis://a"));
+    assert_eq!(u32::try_from(one.connections), Ok(other.connections));
+    assert_eq!((one.statement_max, one.connect_max), (other.statement_max, other.connect_max));
 }
 
 #[test]
@@ -255,9 +262,9 @@ fn a_partition_takes_records_for_a_quarter_of_what_is_remembered() {
         let text = format!("[defaults]\nreplay_for = \"1s\"\nremember_for = \"{remember_for}\"\n[[route]]\n");
         read(&text).expect("it is fine").store.period
     };
-    assert_eq!(period("2h"), Duration::from_secs(3_600));
-    assert_eq!(period("8d"), Duration::from_secs(2 * 86_400));
-    assert_eq!(period("1000d"), Duration::from_secs(30 * 86_400));
+    assert_eq!(period("2h"), Duration::from_hours(1));
+    assert_eq!(period("8d"), Duration::from_hours(2 * 24));
+    assert_eq!(period("1000d"), Duration::from_hours(30 * 24));
 }
 
 /// Whatever is shown reads back as the same configuration, but for the password.

@@ -32,7 +32,14 @@ const SECRET: [u8; 32] = *b"the secret of every test gateway";
 /// A gateway in front of `origin`, without a config file, on a data folder of its own.
 pub(crate) fn gateway(origin: &Origin) -> Setup {
     let folder = TempDir::with_prefix("semel-e2e-").expect("a temporary folder");
-    Setup { origin: origin.addr, folder: Arc::new(folder), config: None, args: Vec::new(), env: Vec::new(), clock: None }
+    Setup {
+        origin: origin.addr,
+        folder: Arc::new(folder),
+        config: None,
+        args: Vec::new(),
+        env: Vec::new(),
+        clock: None,
+    }
 }
 
 impl Setup {
