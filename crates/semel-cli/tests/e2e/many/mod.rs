@@ -20,6 +20,7 @@ use crate::harness::{Conn, Gateway, Origin, Request, Response, Setup, gateway, m
 mod concurrency;
 mod crash;
 mod expiry;
+mod guards;
 mod partition;
 mod security;
 mod storm;
