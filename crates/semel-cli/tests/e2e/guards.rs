@@ -21,9 +21,9 @@ fn id(n: usize) -> String {
 }
 
 /// The orders of an origin that has no rule of its own, and their statuses.
-type Orders = Arc<Mutex<HashMap<String, String>>>;
+pub(crate) type Orders = Arc<Mutex<HashMap<String, String>>>;
 
-fn ramp(seen: &Seen, orders: &Orders) -> Act {
+pub(crate) fn ramp(seen: &Seen, orders: &Orders) -> Act {
     let mut orders = orders.lock().unwrap();
     let content = || serde_json::from_slice::<Value>(&seen.body).unwrap();
     let segments: Vec<&str> = seen.target.split('/').skip(1).collect();
@@ -50,23 +50,23 @@ async fn etherfuse() -> (Origin, Gateway, Orders) {
     (origin, gateway, orders)
 }
 
-fn quote(n: usize, amount: &str) -> Request {
+pub(crate) fn quote(n: usize, amount: &str) -> Request {
     let assets = json!({ "type": "onramp", "sourceAsset": "MXN" });
     let content = json!({ "quoteId": id(n), "quoteAssets": assets, "sourceAmount": amount });
     post("/ramp/quote").header("Authorization", "api_sand:a").body(content.to_string())
 }
 
-fn order(n: usize, quote: usize) -> Request {
+pub(crate) fn order(n: usize, quote: usize) -> Request {
     let content = json!({ "orderId": id(n), "quoteId": id(quote), "bankAccountId": BANK });
     post("/ramp/order").header("Authorization", "api_sand:a").body(content.to_string())
 }
 
-fn look(n: usize) -> Request {
+pub(crate) fn look(n: usize) -> Request {
     get(&format!("/ramp/order/{}", id(n))).header("Authorization", "api_sand:a").header("Accept-Encoding", "gzip, br")
 }
 
 #[track_caller]
-fn assert_held(answer: &Response, holder: usize) {
+pub(crate) fn assert_held(answer: &Response, holder: usize) {
     let text = "A pending onramp order already exists for this bank account and amount";
     assert_eq!((answer.status, answer.text(), answer.header("content-type")), (409, text, Some("text/plain")));
     assert_eq!(answer.header("idempotency-problem"), Some("guard-held"));

@@ -12,6 +12,7 @@ mod guards;
 mod harness;
 mod header;
 mod kill_loop;
+mod many;
 mod pass_through;
 mod peers;
 mod policy;

@@ -1,0 +1,65 @@
+//! A guard that is held at one gateway is held at all: the sixth case of guards, and how one ends.
+
+use std::sync::Arc;
+
+use super::{Store, for_each};
+use crate::{
+    guards::{Orders, assert_held, look, order, quote, ramp},
+    harness::{Gateway, Origin, send, until},
+};
+
+async fn etherfuse<const N: usize>(store: &Store) -> (Origin, [Gateway; N], Orders) {
+    let (origin, orders) = (Origin::start().await, Orders::default());
+    let kept = Arc::clone(&orders);
+    origin.always(move |seen| ramp(seen, &kept));
+    let gateways = store.gateways(&origin, "preset = \"etherfuse\"\n").await;
+    (origin, gateways, orders)
+}
+
+for_each!(postgres, redis, cluster =>
+async fn g06_e10_of_many_orders_at_two_gateways_one_is_made(store: Store) {
+    let (origin, gateways, orders) = etherfuse::<2>(&store).await;
+    // What the quotes said is known at both, wherever they were made.
+    for n in 0..40 {
+        assert_eq!(gateways[0].send(&quote(n, if n % 2 == 0 { "100" } else { "100.00" })).await.status, 200);
+    }
+    let all: Vec<_> = (0..40)
+        .map(|n| {
+            let addr = gateways[n / 2 % 2].addr;
+            tokio::spawn(async move { send(addr, &order(n, n)).await })
+        })
+        .collect();
+    let mut made = Vec::new();
+    for (n, one) in all.into_iter().enumerate() {
+        let answer = one.await.unwrap();
+        match (answer.status, answer.header("idempotency-problem")) {
+            (200, None) => made.push(n),
+            (409, Some("guard-held")) => assert!(answer.header("location").is_some(), "{answer:?}"),
+            // Whoever lost too many races for the guard.
+            (503, None) if answer.code() == "in-flight" => {}
+            _ => panic!("{answer:?}"),
+        }
+    }
+    assert_eq!((made.len(), origin.effects(), orders.lock().unwrap().len()), (1, 1, 1), "{made:?}");
+    for gateway in &gateways {
+        assert_held(&gateway.send(&order(99, 0)).await, made[0]);
+    }
+});
+
+for_each!(postgres, redis =>
+async fn g02_e11_what_frees_a_guard_at_one_gateway_frees_it_at_all(store: Store) {
+    let (origin, [one, other], orders) = etherfuse::<2>(&store).await;
+    for n in 1..=3 {
+        one.send(&quote(n, "100")).await;
+    }
+    assert_eq!(one.send(&order(1, 1)).await.status, 200);
+    assert_held(&other.send(&order(2, 2)).await, 1);
+    for status in orders.lock().unwrap().values_mut() {
+        "completed".clone_into(status);
+    }
+    // Whoever asks for the order shows the gateway that it is over.
+    assert_eq!(one.send(&look(1)).await.status, 200);
+    until("the guard is free", async || other.send(&order(2, 2)).await.status == 200).await;
+    assert_held(&one.send(&order(3, 3)).await, 2);
+    assert_eq!(origin.effects(), 2);
+});
