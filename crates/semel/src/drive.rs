@@ -207,7 +207,9 @@ pub(crate) async fn drive<F>(
                 tell_all(tell, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
-                give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await;
+                if !give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await {
+                    tracing::warn!(target: "semel::store", exchange = %id, "an unconfirmed claim is left to its lease");
+                }
                 return;
             }
             Step::Answer(answer) => {
@@ -299,18 +301,11 @@ async fn settle(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant)
     persistently(store, key, swap, until, failed).await
 }
 
-/// Gives an unconfirmed claim back until its lease is over, if not too many others do.
-async fn give_back(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant, giving_back: &Semaphore) {
-    let answered = match giving_back.try_acquire() {
-        Ok(_permit) => {
-            let failed = |error| tracing::debug!(target: "semel::store", %error, "a claim was not given back yet");
-            persistently(store, key, swap, until, failed).await
-        }
-        Err(_) => None,
-    };
-    if answered.is_none() {
-        tracing::warn!(target: "semel::store", "a claim that was not confirmed is left to its lease");
-    }
+/// Gives an unconfirmed claim back until its lease is over, unless too many others are about it; says whether it did.
+async fn give_back(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant, giving_back: &Semaphore) -> bool {
+    let Ok(_permit) = giving_back.try_acquire() else { return false };
+    let failed = |error| tracing::debug!(target: "semel::store", %error, "a claim was not given back yet");
+    persistently(store, key, swap, until, failed).await.is_some()
 }
 
 /// Asks for a swap until it is answered or the time is up.

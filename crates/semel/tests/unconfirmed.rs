@@ -42,13 +42,13 @@ struct Shop {
 
 impl Shop {
     fn new(settings: &str) -> Shop {
-        let mut faults = None;
+        let mut outer = None;
         let world = World::with(policy(settings), |memory| {
             let faulty = Arc::new(FaultyStore::new(memory));
-            faults = Some(faulty.clone());
+            outer = Some(faulty.clone());
             faulty
         });
-        Shop { world, faults: faults.unwrap() }
+        Shop { world, faults: outer.unwrap() }
     }
 
     /// The next claim is applied and its answer lost for good, and then the store is away.
