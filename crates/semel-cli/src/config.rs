@@ -31,7 +31,7 @@ mod tests;
 pub(crate) mod words;
 
 pub(crate) use show::show;
-pub(crate) use store::{PasswordFrom, Place, StoreConfig, StoreFlags, StoreUrl};
+pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]

@@ -11,8 +11,9 @@ const SBIN: &str = "/usr/sbin";
 /// The folder of PostgreSQL: `SEMEL_POSTGRES_BIN`, or the newest in `/usr/lib/postgresql/*/bin`, or on `PATH`.
 pub(crate) fn postgres() -> io::Result<PathBuf> {
     let is_bin = |folder: &PathBuf| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    let missing = || missing("PostgreSQL server (initdb and postgres)", "postgresql", "SEMEL_POSTGRES_BIN");
     if let Some(folder) = env::var_os("SEMEL_POSTGRES_BIN").map(PathBuf::from) {
-        return Ok(folder);
+        return if is_bin(&folder) { Ok(folder) } else { Err(missing()) };
     }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<(u32, PathBuf)> = versions
@@ -21,9 +22,7 @@ pub(crate) fn postgres() -> io::Result<PathBuf> {
         .collect();
     versions.sort();
     let newest = versions.pop().map(|(_, folder)| folder);
-    newest
-        .or_else(|| on_path().into_iter().find(is_bin))
-        .ok_or_else(|| missing("a PostgreSQL server (initdb and postgres)", "postgresql", "SEMEL_POSTGRES_BIN"))
+    newest.or_else(|| on_path().into_iter().find(is_bin)).ok_or_else(missing)
 }
 
 /// A Redis-like server and the client beside it: in `SEMEL_REDIS_BIN`, or Redis or Valkey on `PATH`.
@@ -38,7 +37,7 @@ pub(crate) fn redis() -> io::Result<(PathBuf, PathBuf)> {
         Some(folder) => pair(&folder),
         None => on_path().iter().find_map(|folder| pair(folder)),
     };
-    found.ok_or_else(|| missing("a Redis or Valkey server with its client", "redis-server", "SEMEL_REDIS_BIN"))
+    found.ok_or_else(|| missing("Redis or Valkey server with its client", "redis-server", "SEMEL_REDIS_BIN"))
 }
 
 pub(crate) fn pgbouncer() -> io::Result<PathBuf> {
@@ -55,8 +54,6 @@ fn on_path() -> Vec<PathBuf> {
 }
 
 fn missing(what: &str, package: &str, variable: &str) -> io::Error {
-    let text = format!(
-        "this test needs {what}: run `cargo xtask test`, which installs it, or install the Debian package {package}, or set {variable}"
-    );
+    let text = format!("no {what} is here: install the Debian package {package}, or set {variable} to where it is");
     io::Error::new(io::ErrorKind::NotFound, text)
 }

@@ -251,6 +251,13 @@ impl fmt::Display for Place {
     }
 }
 
+impl PlaceText {
+    /// The place, without a password.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl StoreUrl {
     /// The URL, without a password.
     pub(crate) fn as_str(&self) -> &str {

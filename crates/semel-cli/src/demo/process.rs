@@ -1,7 +1,7 @@
 //! The processes of the demo: this same program, started again. None outlives the demo.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     ops::Range,
@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::{net::TcpStream, time::Instant};
 
-use super::origin::{Faults, LISTENING};
+use super::{
+    origin::{Faults, LISTENING},
+    shared::{Membership, OF_OTHERS},
+};
 
 /// A naive origin.
 #[derive(Debug)]
@@ -24,13 +27,13 @@ pub(crate) struct OriginProcess {
 }
 
 /// A gateway that can be killed and started again on the same port and the same data folder.
-#[derive(Debug)]
 pub(crate) struct GatewayProcess {
     child: Option<Guard>,
     /// Where it listens.
     pub(crate) address: SocketAddr,
     origin: SocketAddr,
     folder: PathBuf,
+    membership: Option<Membership>,
 }
 
 impl OriginProcess {
@@ -57,10 +60,16 @@ impl OriginProcess {
 }
 
 impl GatewayProcess {
-    /// Starts one in front of the origin, with its records and its log in `folder`, and waits until it listens.
-    pub(crate) async fn start(origin: SocketAddr, folder: &Path) -> anyhow::Result<GatewayProcess> {
-        let address = free_address()?;
-        let mut gateway = GatewayProcess { child: None, address, origin, folder: folder.to_owned() };
+    /// Starts one in front of the origin, with what is its own in `folder`, and waits until it listens. Its records are
+    /// there too, unless it is a member of those that share a store.
+    pub(crate) async fn start(
+        origin: SocketAddr,
+        folder: &Path,
+        membership: Option<&Membership>,
+    ) -> anyhow::Result<GatewayProcess> {
+        fs::create_dir_all(folder).context("cannot make a folder for the gateway")?;
+        let (address, folder) = (free_address()?, folder.to_owned());
+        let mut gateway = GatewayProcess { child: None, address, origin, folder, membership: membership.cloned() };
         gateway.start_again().await?;
         Ok(gateway)
     }
@@ -78,6 +87,9 @@ impl GatewayProcess {
         command.arg("serve").args(["--listen", &self.address.to_string()]);
         command.args(["--upstream", &format!("http://{}", self.origin)]);
         command.arg("--data").arg(self.folder.join("records"));
+        if let Some(Membership { environment, config, secret }) = &self.membership {
+            command.arg("--config").arg(config).arg("--secret-file").arg(secret).envs(environment.iter().cloned());
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(Guard(command.spawn().context("cannot start the gateway")?));
         let deadline = Instant::now() + START_MAX;
@@ -138,10 +150,12 @@ impl Drop for Guard {
     }
 }
 
-/// This program again, with other arguments.
-fn this_program() -> anyhow::Result<Command> {
-    #[cfg_attr(not(unix), expect(unused_mut))]
+/// This program again, with other arguments, and a store only if they or the environment that they come with name one.
+pub(crate) fn this_program() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find the program that is running")?);
+    for variable in OF_OTHERS {
+        command.env_remove(variable);
+    }
     // Ctrl-C is for the demo, which ends the others when it is their time.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

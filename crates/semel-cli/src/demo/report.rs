@@ -16,8 +16,10 @@ pub(crate) struct Report {
     pub(crate) direct: Side,
     /// The same through Semel.
     pub(crate) semel: Side,
-    /// How often the gateway was killed in the middle.
+    /// How often the gateway was killed in the middle; of two, the first.
     pub(crate) kills: u32,
+    /// What the other gateway answered while the first was dead, if there were two.
+    pub(crate) answered_meanwhile: Option<u32>,
 }
 
 /// One storm, counted.
@@ -143,7 +145,13 @@ impl Report {
         table.set_header([bold(""), bold("directly"), bold("through Semel")]);
         let mut rows = vec![Line::Section("The storm")];
         rows.push(Line::Both("Purchases wanted", direct.intents(), semel.intents()));
-        rows.push(Line::Semel("Semel killed (SIGKILL) and restarted", self.kills));
+        match self.answered_meanwhile {
+            None => rows.push(Line::Semel("Semel killed (SIGKILL) and restarted", self.kills)),
+            Some(answered) => {
+                rows.push(Line::Semel("Gateway A killed (SIGKILL) and restarted", self.kills));
+                rows.push(Line::Semel("Answers of gateway B meanwhile", answered));
+            }
+        }
         rows.push(Line::Section("What the API's ledger says"));
         rows.push(Line::Both("Requests that arrived", direct.arrived, semel.arrived));
         rows.push(Line::Both("Charges", direct.charges, semel.charges));
@@ -190,12 +198,25 @@ impl Report {
         table
     }
 
-    /// What "unknown" was about, and then in one sentence what all of it means.
+    /// Who stood in for whom, what "unknown" was about, and then in one sentence what all of it means.
     pub(crate) fn words(&self) -> String {
+        let paragraphs = [self.stand_in(), self.unknowns(), Some(self.sentence())];
+        paragraphs.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+    }
+
+    fn stand_in(&self) -> Option<String> {
+        let answered = self.answered_meanwhile?;
+        let times = if self.kills == 1 { "once".to_owned() } else { format!("{} times", self.kills) };
+        Some(format!(
+            "Gateway A was killed {times} and came back; while it was dead, gateway B answered {answered} requests. \
+             Retries went from the one to the other, and what one had begun the other knew of."
+        ))
+    }
+
+    fn unknowns(&self) -> Option<String> {
         let unknown = self.semel.told_unknown;
-        let sentence = self.sentence();
         if unknown.all() == 0 {
-            return sentence;
+            return None;
         }
         let more = match unknown.charged_more {
             0 => "none twice".to_owned(),
@@ -209,15 +230,15 @@ impl Report {
         ];
         let causes: Vec<String> =
             causes.iter().filter(|(times, _)| *times > 0).map(|(times, what)| format!("{what} ({times})")).collect();
-        format!(
+        Some(format!(
             "For {} Semel said: I do not know. The ledger knows: {} had been charged once, {} not at all, {more}. What had \
              happened: {}. From outside the API all of these look the same, so trying again could have charged twice; \
-             somebody has to look.\n\n{sentence}",
+             somebody has to look.",
             purchases(unknown.all()),
             unknown.charged,
             unknown.not_charged,
             causes.join(", "),
-        )
+        ))
     }
 
     fn sentence(&self) -> String {
@@ -334,7 +355,7 @@ mod tests {
     }
 
     fn check(direct: &[Case], semel: &[Case], expect: &Expect) {
-        let report = Report { direct: side(direct), semel: side(semel), kills: 2 };
+        let report = Report { direct: side(direct), semel: side(semel), kills: 2, answered_meanwhile: None };
         let kept = if report.is_kept() { "kept" } else { "NOT KEPT" };
         let (was, is) = (report.direct.double_charges(), report.semel.double_charges());
         expect.assert_eq(&format!("{kept}, double charges {was} and {is}\n{}", wrapped(&report.words(), 80)));
@@ -465,7 +486,7 @@ mod tests {
         let charge = Charge { id: "x".to_owned(), order: "x".to_owned(), amount: 1 };
         let account = Account { requests: 1, charges: vec![charge], ..Account::default() };
         let stray = Side::new(&[], &Ledger { running: 0, orders: [("x".to_owned(), account)].into() });
-        let report = Report { direct: Side::default(), semel: stray, kills: 0 };
+        let report = Report { direct: Side::default(), semel: stray, kills: 0, answered_meanwhile: None };
         assert!(!report.is_kept());
     }
 
@@ -473,7 +494,7 @@ mod tests {
     fn the_table_fits_a_terminal_and_every_section_sums() {
         let mut semel = side(&[ONCE, UNKNOWN_CHARGED, UNKNOWN_NOT_CHARGED]);
         semel.attempts = Attempts { charged: 1, replayed: 1, in_flight: 3, unknown: 2, timed_out: 4, ..semel.attempts };
-        let report = Report { direct: side(&[TWICE, ONCE, TWICE]), semel, kills: 2 };
+        let report = Report { direct: side(&[TWICE, ONCE, TWICE]), semel, kills: 2, answered_meanwhile: None };
         let table = report.table().trim_fmt();
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         expect![[r#"

@@ -1,7 +1,14 @@
 //! The storm: customers who each want one thing bought once, behind clients that retry as good clients do, with the
 //! same idempotency key on every attempt.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -18,11 +25,21 @@ use super::{
     progress::Progress,
 };
 
+/// Whom the clients of a storm send to: each to one of them, and its retries to the next.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    addresses: Vec<SocketAddr>,
+    caller: String,
+    is_first_dead: AtomicBool,
+    answered_meanwhile: AtomicU32,
+}
+
 /// One user action: this card pays this amount for this order, once.
 #[derive(Clone, Debug)]
 pub(crate) struct Intent {
     /// What it is for.
     pub(crate) order: String,
+    number: u32,
     key: String,
     content: Bytes,
     clicks: Vec<Click>,
@@ -93,13 +110,13 @@ impl Plan {
     }
 
     /// Lets it loose, and waits until every client has its answer or gave up.
-    pub(crate) async fn run(&self, target: SocketAddr, progress: &Arc<Progress>) -> anyhow::Result<Vec<Outcome>> {
+    pub(crate) async fn run(&self, doors: &Arc<Doors>, progress: &Arc<Progress>) -> anyhow::Result<Vec<Outcome>> {
         let start = Instant::now();
         let mut running = JoinSet::new();
         for intent in &self.intents {
-            let (intent, progress) = (intent.clone(), Arc::clone(progress));
+            let (intent, doors, progress) = (intent.clone(), Arc::clone(doors), Arc::clone(progress));
             running.spawn(async move {
-                let outcome = intent.pursue(target, start, &progress).await;
+                let outcome = intent.pursue(&doors, start, &progress).await;
                 progress.finished();
                 outcome
             });
@@ -109,6 +126,34 @@ impl Plan {
             outcomes.push(outcome.context("a client of the storm failed")?);
         }
         Ok(outcomes)
+    }
+}
+
+impl Doors {
+    /// The caller is who the clients say they are: each has a key space of its own.
+    pub(crate) fn new(addresses: Vec<SocketAddr>, caller: &str) -> Arc<Doors> {
+        let caller = caller.to_owned();
+        Arc::new(Doors { addresses, caller, is_first_dead: AtomicBool::new(false), answered_meanwhile: AtomicU32::new(0) })
+    }
+
+    /// Somebody has killed the first, or started it again.
+    pub(crate) fn first_is_dead(&self, is_dead: bool) {
+        self.is_first_dead.store(is_dead, Relaxed);
+    }
+
+    /// How many requests the others have answered while the first was dead.
+    pub(crate) fn answered_meanwhile(&self) -> u32 {
+        self.answered_meanwhile.load(Relaxed)
+    }
+
+    fn address(&self, nth: usize) -> SocketAddr {
+        self.addresses[nth % self.addresses.len()]
+    }
+
+    fn answered(&self, nth: usize) {
+        if !nth.is_multiple_of(self.addresses.len()) && self.is_first_dead.load(Relaxed) {
+            self.answered_meanwhile.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -184,12 +229,12 @@ impl Intent {
             let after = after + dice.between(&DOUBLE_CLICK_GAP);
             clicks.push(Click { after, dice: Dice::new(seed, &order, 2) });
         }
-        Intent { order, key, content: content.into(), clicks }
+        Intent { order, number, key, content: content.into(), clicks }
     }
 
-    async fn pursue(&self, target: SocketAddr, start: Instant, progress: &Progress) -> Outcome {
-        let (first, second) = tokio::join!(self.click(0, target, start, progress), async {
-            if self.clicks.len() > 1 { Some(self.click(1, target, start, progress).await) } else { None }
+    async fn pursue(&self, doors: &Doors, start: Instant, progress: &Progress) -> Outcome {
+        let (first, second) = tokio::join!(self.click(0, doors, start, progress), async {
+            if self.clicks.len() > 1 { Some(self.click(1, doors, start, progress).await) } else { None }
         });
         match second {
             Some(second) => first.joined(second),
@@ -198,7 +243,7 @@ impl Intent {
     }
 
     /// Sends, and retries with the same key and the same content until there is something to tell the customer.
-    async fn click(&self, nth: usize, target: SocketAddr, start: Instant, progress: &Progress) -> Outcome {
+    async fn click(&self, nth: usize, doors: &Doors, start: Instant, progress: &Progress) -> Outcome {
         let Click { after, mut dice } = self.clicks[nth].clone();
         let mut outcome = Outcome {
             order: self.order.clone(),
@@ -207,10 +252,12 @@ impl Intent {
             attempts: Attempts::default(),
         };
         tokio::time::sleep_until(start + after).await;
+        // Two clicks come to two doors.
+        let doors_before = self.number as usize + nth;
         for attempt in 0..ATTEMPTS_MAX {
             progress.attempt();
             let attempts = &mut outcome.attempts;
-            let retry_after = match self.attempt(target).await {
+            let retry_after = match self.attempt(doors, doors_before + attempt as usize).await {
                 Answer::Charged { charge } => {
                     attempts.charged += 1;
                     outcome.charges_told.push(charge);
@@ -262,16 +309,19 @@ impl Intent {
         outcome
     }
 
-    async fn attempt(&self, target: SocketAddr) -> Answer {
+    async fn attempt(&self, doors: &Doors, door: usize) -> Answer {
         let key = write_sf_string(&self.key).expect("a UUID is printable ASCII");
         let request = Request::post("/charges")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::AUTHORIZATION, "Bearer the-shop")
+            .header(header::AUTHORIZATION, format!("Bearer {}", doors.caller))
             .header(IDEMPOTENCY_KEY, key)
             .body(Full::new(self.content.clone()))
             .expect("the parts are valid");
-        match client::send(target, request, CLIENT_TIME_OUT).await {
-            Ok(response) => read(&response),
+        match client::send(doors.address(door), request, CLIENT_TIME_OUT).await {
+            Ok(response) => {
+                doors.answered(door);
+                read(&response)
+            }
             Err(error) => Answer::None(error),
         }
     }
