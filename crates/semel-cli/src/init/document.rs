@@ -181,11 +181,10 @@ impl<'d> Document<'d> {
             let Some(pointer) = text.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
                 let text = shown(text);
                 self.has_left.set(true);
-                let why = match text.starts_with('#') {
-                    true => {
-                        "names an anchor, which is not followed: write where it is, such as #/components/schemas/Order"
-                    }
-                    false => "is outside this document and was not read: bundle it into one",
+                let why = if text.starts_with('#') {
+                    "names an anchor, which is not followed: write where it is, such as #/components/schemas/Order"
+                } else {
+                    "is outside this document and was not read: bundle it into one"
                 };
                 self.note(target.line, format!("{text} {why}"));
                 return Ok(None);
