@@ -145,7 +145,7 @@ async fn keeps_every_promise(disturb: impl AsyncFnOnce(&Arc<RedisCluster>)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_with_a_copy() {
+async fn e24_c06_a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_with_a_copy() {
     keeps_every_promise(async |cluster| {
         in_background(cluster, |cluster| {
             cluster.kill_primary(1);
@@ -160,7 +160,7 @@ async fn a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_wi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_that_move_under_load_take_their_records_along() {
+async fn e24_c06_slots_that_move_under_load_take_their_records_along() {
     keeps_every_promise(async |cluster| {
         in_background(cluster, |cluster| cluster.reshard(2_000, 0, 2)).await.unwrap();
         in_background(cluster, |cluster| cluster.fail_over(1)).await.unwrap();

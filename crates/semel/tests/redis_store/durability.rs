@@ -25,7 +25,7 @@ async fn proxy(server: &PrivateRedis) -> TcpProxy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k12_nothing_that_was_confirmed_is_lost_when_the_server_is_killed_under_load() {
+async fn e24_k12_nothing_that_was_confirmed_is_lost_when_the_server_is_killed_under_load() {
     const KILLS: u64 = 3;
     let server = Arc::new(start(RedisOptions::default()));
     let options = options(&server);
@@ -73,7 +73,7 @@ async fn k12_nothing_that_was_confirmed_is_lost_when_the_server_is_killed_under_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k14_a_lost_answer_is_known_again_by_its_stamp() {
+async fn e24_k14_a_lost_answer_is_known_again_by_its_stamp() {
     let server = PrivateRedis::shared();
     let proxy = proxy(server).await;
     let direct = options(server);

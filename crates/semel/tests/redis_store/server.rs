@@ -112,7 +112,7 @@ async fn peers_24_damage_is_told_and_never_written_over() {
 }
 
 #[tokio::test]
-async fn without_memory_new_claims_are_refused_and_all_else_goes_on() {
+async fn k11_without_memory_new_claims_are_refused_and_all_else_goes_on() {
     let server = start(RedisOptions::default());
     let store = open(&options(&server)).await;
     let claim = |n| put(None, stamp(n, 1), in_flight(n));
