@@ -216,14 +216,18 @@ async fn k14_a_settle_whose_answer_was_lost_is_recognised(store: Store) {
     let gate = Gate::new();
     origin.next(Act::execute().held(&gate));
     let mut conn = sent(&one, &origin, &request).await;
+    // Nobody can connect now, while the connections that there are still carry what is said. Nothing waits for the one
+    // where the other will do.
     proxy.set(Mode::DropReplies);
     gate.open();
+    let began = Instant::now();
     let mut kept = other.send(&request).await;
     until("the settle is in the store", async || {
         kept = other.send(&request).await;
         kept.status == 201
     })
     .await;
+    assert!(began.elapsed() < Duration::from_secs(4), "the settle was sent after {:?}", began.elapsed());
     proxy.set(Mode::Pass);
     let told = conn.response().await;
     assert_eq!((told.status, &told.body), (201, &kept.body), "{told:?}");

@@ -307,16 +307,23 @@ type Jobs<K> = Vec<Job<<K as Kind>::Question>>;
 
 impl<K: Kind> Lane<K> {
     pub(super) async fn run(mut self) {
-        while let Some(mut jobs) = self.queue.take(self.bounds.jobs_max, self.bounds.bytes_max).await {
+        loop {
             if self.connection.as_ref().is_none_or(Connection::is_closed) {
                 self.connection = None;
+                // What waits is left to those who are connected: connecting may take as long as anybody waits.
+                if !self.queue.waits().await {
+                    return;
+                }
                 match self.connector.connect().await {
                     Ok(connection) => self.connection = Some(connection),
-                    Err(error) => {
-                        self.not_connected(jobs, &error).await;
-                        continue;
-                    }
+                    Err(error) => self.not_connected(&error).await,
                 }
+                continue;
+            }
+            let Some(mut jobs) = self.queue.take(self.bounds.jobs_max, self.bounds.bytes_max).await else { return };
+            if self.connection.as_ref().is_none_or(Connection::is_closed) {
+                self.again(jobs);
+                continue;
             }
             // So that batches lock rows in one order.
             jobs.sort_unstable_by_key(|job| job.key);
@@ -325,10 +332,8 @@ impl<K: Kind> Lane<K> {
     }
 
     /// Others may have a connection; if nobody has, whoever waits is told at once.
-    async fn not_connected(&self, jobs: Jobs<K>, error: &OpenError) {
-        let lost = self.connector.is_connected();
-        self.queue.put_back(jobs.into_iter());
-        if !lost {
+    async fn not_connected(&self, error: &OpenError) {
+        if !self.connector.is_connected() {
             self.queue.fail(&StoreError::Unavailable(error.to_string()));
         }
         tracing::warn!(target: "semel::store", "{error}");

@@ -89,6 +89,22 @@ impl<Q: Question> Queue<Q> {
         Ok(())
     }
 
+    /// Waits until something is ready, and takes nothing. `false` when the queue is closed and empty.
+    pub(super) async fn waits(&self) -> bool {
+        loop {
+            let (ready, closed) = {
+                let inner = self.inner.lock();
+                (!inner.ready.is_empty(), inner.closed)
+            };
+            if ready || closed {
+                // For who takes it, or is to see it too.
+                self.arrived.notify_one();
+                return ready;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
     /// What is ready, within these bounds; at least one job. `None` when the queue is closed and empty.
     pub(super) async fn take(&self, jobs_max: usize, bytes_max: usize) -> Option<Vec<Job<Q>>> {
         loop {
