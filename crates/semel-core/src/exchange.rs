@@ -104,7 +104,8 @@ pub enum Which {
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub enum Step {
-    /// Ask the store, then report [`Exchange::on_swapped`] or, when it gave up, [`Exchange::on_store_failed`].
+    /// Ask the store, then report [`Exchange::on_swapped`] or, when it gave up, [`Exchange::on_store_failed`], or
+    /// [`Exchange::on_store_refused`] if that is certain.
     Swap {
         /// Where.
         register: Which,
@@ -295,6 +296,24 @@ impl Exchange {
         match owner {
             Some(owner) if holds(owner) => self.refuse_held(&claimed, resource),
             Some(_) | None => self.hold(claimed, Some(stamp)),
+        }
+    }
+
+    /// The store refused, and certainly has not applied the swap of the last step.
+    pub fn on_store_refused(&mut self) -> Step {
+        match self.state {
+            State::Claiming(_) => self.refuse(ProblemType::StoreUnavailable),
+            State::Guarding(_) | State::Looking { .. } | State::GivingBack { .. } if planted(Bug::RefusedIsLeft) => {
+                self.refuse(ProblemType::StoreUnavailable)
+            }
+            State::Asking
+            | State::Guarding(_)
+            | State::Looking { .. }
+            | State::GivingBack { .. }
+            | State::Settling { .. }
+            | State::Waiting
+            | State::Executing
+            | State::Over => self.on_store_failed(),
         }
     }
 

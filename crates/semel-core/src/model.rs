@@ -417,7 +417,7 @@ impl World {
                     config.fingerprints[j] == config.fingerprints[i]
                         && matches!(&*self.parties[j], Party::Asking { asks: Asks::Never, .. })
                 }) => {}
-            Party::Asking { exchange, swap, purpose, .. } => {
+            Party::Asking { exchange, swap, purpose, asks } => {
                 let ask = Ask { party: i, swap: swap.clone(), purpose: *purpose };
                 let again = Party::Asking {
                     exchange: exchange.clone(),
@@ -458,6 +458,14 @@ impl World {
                     go("the store's answer is lost, and it is given up on", 1, &|w| {
                         w.apply(config, &ask)?;
                         given_up_on(w)
+                    });
+                }
+                if *asks != Asks::Again {
+                    go("the store refuses", 1, &|w| {
+                        let mut exchange = exchange.clone();
+                        let step = exchange.on_store_refused();
+                        w.is_in_doubt |= *purpose != Purpose::Claim;
+                        w.take(config, &ask, exchange, step)
                     });
                 }
                 go("it crashes, its swap in the air", 1, &|w| {

@@ -56,6 +56,8 @@ pub(crate) enum Bug {
     UnconfirmedSaysReleased,
     /// A claim is given back without saying which stamp it has.
     BlindGiveBack,
+    /// A claim is left to its lease when the store refuses what comes after it.
+    RefusedIsLeft,
     /// Who gave its claim back executes.
     GivenBackExecutes,
     /// The guard is taken before the key is claimed.
@@ -124,7 +126,7 @@ impl Bug {
     ];
 
     /// Those that take a guard.
-    pub(crate) const OF_GUARDS: [Bug; 18] = [
+    pub(crate) const OF_GUARDS: [Bug; 19] = [
         Bug::GuardBeforeIdentity,
         Bug::GuardTakenBlindly,
         Bug::UnknownHoldsNothing,
@@ -143,6 +145,7 @@ impl Bug {
         Bug::UnconfirmedIsLeft,
         Bug::BlindGiveBack,
         Bug::GivenBackExecutes,
+        Bug::RefusedIsLeft,
     ];
 }
 

@@ -147,8 +147,9 @@ pub(crate) async fn drive<F>(
                 let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
                 match swapped {
-                    Some(swapped) => exchange.on_swapped(swapped),
-                    None => exchange.on_store_failed(),
+                    Ok(swapped) => exchange.on_swapped(swapped),
+                    Err(Unanswered::NotApplied) => exchange.on_store_refused(),
+                    Err(Unanswered::PerhapsApplied) => exchange.on_store_failed(),
                 }
             }
             Step::Look(owner) => {
@@ -259,40 +260,55 @@ pub(crate) fn log(route: &RoutePolicy, told: &Told, summary: &Summary) {
     );
 }
 
-/// Asks for a claim, of a key or a guard, or for its undoing; `None` when the store does not answer.
-async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant) -> Option<Swapped> {
+/// What a store that does not answer may have done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unanswered {
+    /// Nothing: it had no room for what it was asked.
+    NotApplied,
+    PerhapsApplied,
+}
+
+/// Asks for a claim, of a key or a guard, or for its undoing.
+async fn claim(store: &dyn Store, key: &RecordKey, swap: &Swap, until: Instant) -> Result<Swapped, Unanswered> {
     patiently(until, || store.swap(key, swap)).await
 }
 
 /// Loads a record; `None` when the store does not answer.
 pub(crate) async fn look(store: &dyn Store, key: &RecordKey, until: Instant) -> Option<Option<Found>> {
-    patiently(until, || store.load(key)).await
+    patiently(until, || store.load(key)).await.ok()
 }
 
-/// Asks a few times; `None` when the store does not answer.
-async fn patiently<T, F>(until: Instant, ask: impl Fn() -> F) -> Option<T>
+/// Asks a few times.
+async fn patiently<T, F>(until: Instant, ask: impl Fn() -> F) -> Result<T, Unanswered>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     let mut pause = STORE_PAUSE;
+    let mut left = Unanswered::NotApplied;
     for tries in 1.. {
         match timeout_at(until, ask()).await {
-            Ok(Ok(answer)) => return Some(answer),
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => {
                 tracing::warn!(target: "semel::store", %error, tries, "a claim was not confirmed");
+                match error {
+                    StoreError::Full(_) => {}
+                    StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Corrupt(_) => {
+                        left = Unanswered::PerhapsApplied;
+                    }
+                }
                 if tries == CLAIM_TRIES_MAX || !may_recover(&error) || Instant::now() + pause >= until {
-                    return None;
+                    break;
                 }
             }
             Err(_elapsed) => {
                 tracing::warn!(target: "semel::store", tries, "a claim was not confirmed in time");
-                return None;
+                return Err(Unanswered::PerhapsApplied);
             }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(STORE_PAUSE_MAX);
     }
-    None
+    Err(left)
 }
 
 /// Asks for a settle until the lease is over: what was done is worth some trouble to remember (conformance K13).

@@ -19,7 +19,7 @@ use semel::{
     effect::Lost,
     store::{Found, PhaseKind, RecordKey, Store, StoreError, Swap, Swapped, memory::MemoryStore},
     testkit::{
-        Fault::{LostReply, None as Fine, Refused},
+        Fault::{self, LostReply, None as Fine, Refused},
         FaultyStore,
     },
 };
@@ -173,6 +173,18 @@ async fn whoever_waits_for_an_unconfirmed_claim_executes_when_it_is_given_back()
     assert_eq!(waiter.await.unwrap().unwrap().status(), 201);
     assert!(back.elapsed() <= SOON, "{:?}", back.elapsed());
     assert_eq!(shop.world.effects(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn k11_what_a_full_store_refused_is_given_back_to_nobody() {
+    let full = || Fault::Failed(StoreError::Full("its queue".into()));
+    for (script, gives_back) in [([full(), full(), full()], false), ([full(), LostReply, full()], true)] {
+        let shop = Shop::new("");
+        shop.faults.push(script);
+        shop.is_down().await;
+        shop.passes(SOON).await;
+        assert_eq!((shop.faults.asked().len(), shop.records().await.len()), (3 + usize::from(gives_back), 0));
+    }
 }
 
 /// A store that keeps what it is asked for, and does not say so while it is away.

@@ -104,6 +104,7 @@ fn every_bug_planted_in_guards_is_caught() {
         UnconfirmedIsLeft          I6  a key stays refused though all is known of it  two keys, 5 moves
         BlindGiveBack              I6  a refused claim was not given back             two keys, 6 moves
         GivenBackExecutes          I3  an execution began without its claim           two keys, 6 moves
+        RefusedIsLeft              I6  a key stays refused though all is known of it  two keys, 6 moves
     "#]].assert_eq(&table);
 }
 
@@ -561,7 +562,7 @@ impl World {
                     config.asked[j] == config.asked[i]
                         && matches!(&*self.parties[j], Party::Asking { asks: Asks::Never, .. })
                 }) => {}
-            Party::Asking { exchange, register, swap, purpose, .. } => {
+            Party::Asking { exchange, register, swap, purpose, asks } => {
                 let ask = Ask { party: i, register: *register, swap: swap.clone(), purpose: *purpose };
                 let again = Party::Asking {
                     exchange: exchange.clone(),
@@ -602,6 +603,14 @@ impl World {
                     go("the store's answer is lost, and it is given up on", 1, &|w| {
                         w.apply(config, &ask)?;
                         given_up_on(w)
+                    });
+                }
+                if *asks != Asks::Again {
+                    go("the store refuses", 1, &|w| {
+                        let mut exchange = exchange.clone();
+                        let step = exchange.on_store_refused();
+                        w.is_in_doubt |= matches!(purpose, Purpose::Settle(_));
+                        w.take(config, i, *purpose, exchange, step)
                     });
                 }
                 go("it crashes, its swap in the air", 1, &|w| {

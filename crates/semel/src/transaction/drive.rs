@@ -316,8 +316,8 @@ where
                 }
                 Step::Execute(permit) => break permit,
                 Step::Wait { .. } => unreachable!("the rules of this mode have no wait_max"),
-                // What is rolled back was not claimed.
-                Step::Answer(answer) | Step::GiveBack { answer, .. } => return Ok(End::Rollback(told(answer))),
+                Step::Answer(answer) => return Ok(End::Rollback(told(answer))),
+                Step::GiveBack { .. } => unreachable!("a transaction that fails is rolled back"),
             };
         };
         let claimed = within(self.settle_until, DB::claimed(tx)).await;
@@ -444,7 +444,7 @@ where
             },
             // Nothing was committed, so nothing was claimed.
             (Stage::Claim | Stage::Work | Stage::Settle | Stage::Commit, _) => {
-                told(answer_of(self.open().0.on_store_failed()))
+                told(answer_of(self.open().0.on_store_refused()))
             }
         }
     }
@@ -735,8 +735,8 @@ fn settle_of(step: Step) -> Swap {
 
 fn answer_of(step: Step) -> Answer {
     match step {
-        Step::Answer(answer) | Step::GiveBack { answer, .. } => answer,
-        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } => {
+        Step::Answer(answer) => answer,
+        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::GiveBack { .. } => {
             unreachable!("the exchange is over")
         }
     }
