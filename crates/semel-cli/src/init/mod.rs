@@ -67,9 +67,9 @@ pub(crate) fn run(init: &Init) -> anyhow::Result<()> {
     let in_file = if is_dash(&init.document) { name.as_str() } else { in_file.as_ref() };
     let written = file(in_file, &bytes).map_err(|wrong| ConfigError::new(complaint(&name, &wrong)))?;
     // Nobody should get a file from here that `semel serve` refuses.
-    Config::read("semel.toml", &written.text, Flags::default()).map_err(
-        |error| anyhow!("what came of {name} is no configuration, which is a fault of this program: {error}"),
-    )?;
+    Config::read("semel.toml", &written.text, Flags::default()).map_err(|error| {
+        anyhow!("what came of {name} is no configuration, which is a fault of this program: {error}")
+    })?;
     if is_dash(&init.output) {
         std::io::stdout().write_all(written.text.as_bytes()).context("cannot write to standard output")?;
     } else {

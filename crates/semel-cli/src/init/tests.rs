@@ -60,8 +60,7 @@ fn a_document_of_3_1_in_json() {
 fn a_document_without_writes_covers_nothing_by_accident() {
     let written = file("-", b"{\"openapi\": \"3.0.0\", \"paths\": {\"/a\": {\"get\": {}}}}").expect("it is one");
     accepted(&written.text);
-    let config =
-        Config::read("", &written.text, Flags::default()).expect("accepted");
+    let config = Config::read("", &written.text, Flags::default()).expect("accepted");
     assert!(config.policy.route(&http::Method::POST, "/a").is_none());
     assert_eq!(written.covered, 0);
 }
@@ -70,8 +69,7 @@ fn a_document_without_writes_covers_nothing_by_accident() {
 fn the_more_exact_route_comes_first() {
     let paths = ["/a/{b}", "/{a}/b", "/a/b", "/a/{b}/c"].map(|path| format!("  {path}: {{post: {{}}}}\n")).concat();
     let written = file("-", format!("openapi: 3.1.0\npaths:\n{paths}").as_bytes()).expect("it is one");
-    let config =
-        Config::read("", &written.text, Flags::default()).expect("accepted");
+    let config = Config::read("", &written.text, Flags::default()).expect("accepted");
     let covers = |path: &str| config.policy.route(&http::Method::POST, path).map(|route| route.name().to_owned());
     assert_eq!(covers("/a/b").as_deref(), Some("/a/b"));
     assert_eq!(covers("/a/x").as_deref(), Some("/a/{b}"));
