@@ -101,9 +101,8 @@ impl SharedStore {
         let shared = match choice {
             Choice::Embedded => return Ok(None),
             Choice::Postgres => {
-                let start = || {
-                    PrivatePostgres::start_with(PostgresOptions { fsync: true, ..PostgresOptions::default() })
-                };
+                let start =
+                    || PrivatePostgres::start_with(PostgresOptions { fsync: true, ..PostgresOptions::default() });
                 let server = tokio::task::spawn_blocking(start).await.context("starting PostgreSQL failed")?;
                 let server = server.with_context(|| format!("cannot start a private PostgreSQL, {or}"))?;
                 SharedStore {

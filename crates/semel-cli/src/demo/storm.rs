@@ -133,7 +133,12 @@ impl Doors {
     /// The caller is who the clients say they are: each has a key space of its own.
     pub(crate) fn new(addresses: Vec<SocketAddr>, caller: &str) -> Arc<Doors> {
         let caller = caller.to_owned();
-        Arc::new(Doors { addresses, caller, is_first_dead: AtomicBool::new(false), answered_meanwhile: AtomicU32::new(0) })
+        Arc::new(Doors {
+            addresses,
+            caller,
+            is_first_dead: AtomicBool::new(false),
+            answered_meanwhile: AtomicU32::new(0),
+        })
     }
 
     /// Somebody has killed the first, or started it again.
