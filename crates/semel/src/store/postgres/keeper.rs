@@ -56,7 +56,7 @@ pub(super) struct Keeper {
 }
 
 struct Epoch {
-    epoch: i32,
+    number: i32,
     opened_ms: i64,
     look_ms: Option<i64>,
     current: bool,
@@ -114,7 +114,7 @@ impl Keeper {
         self.with(async |connection| {
             let rows = connection.query(sql::EPOCHS, &[(&now, Type::INT8)]).await?;
             let epochs = rows.iter().map(|row| Epoch {
-                epoch: row.get("epoch"),
+                number: row.get("epoch"),
                 opened_ms: row.get("opened_ms"),
                 look_ms: row.get("look_ms"),
                 current: row.get("current"),
@@ -128,7 +128,7 @@ impl Keeper {
                         given_back => given_back?,
                     }
                 } else if epoch.now_ms.saturating_sub(epoch.opened_ms) >= millis(self.period) {
-                    self.open_next(connection, epoch.epoch).await?;
+                    self.open_next(connection, epoch.number).await?;
                 }
             }
             Ok(())
@@ -151,20 +151,20 @@ impl Keeper {
             return Ok(());
         }
         let pages: i64 =
-            connection.query(&sql::pages_of(epoch.epoch), &[]).await?.first().and_then(|row| row.get(0)).unwrap_or(0);
+            connection.query(&sql::pages_of(epoch.number), &[]).await?.first().and_then(|row| row.get(0)).unwrap_or(0);
         #[allow(clippy::cast_precision_loss, reason = "a share of a sample")]
         let percent = (SAMPLE_PAGES as f32 * 100.0 / pages.max(1) as f32).min(100.0);
         let counts_after_ms = now_ms - MARGIN_MS;
         let parameters: [Parameter<'_>; 2] = [(&counts_after_ms, Type::INT8), (&percent, Type::FLOAT4)];
-        let rows = connection.query(&sql::look_at(epoch.epoch), &parameters).await?;
+        let rows = connection.query(&sql::look_at(epoch.number), &parameters).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         let (rows, counting, mostly_over_ms): (i64, i64, Option<i64>) = (row.get(0), row.get(1), row.get(2));
         if counting == 0 {
-            with_table(connection, &sql::drop_partition(epoch.epoch)).await?;
+            with_table(connection, &sql::drop_partition(epoch.number)).await?;
             return Ok(());
         }
         if counting <= MOVED_MAX || counting <= rows / STRAGGLERS_ONE_OF {
-            let moving = sql::move_stragglers(epoch.epoch);
+            let moving = sql::move_stragglers(epoch.number);
             for _ in 0..MOVES_MAX {
                 let parameters: [Parameter<'_>; 2] = [(&counts_after_ms, Type::INT8), (&MOVED_MAX, Type::INT8)];
                 let moved = connection.query(&moving, &parameters).await?;
@@ -175,7 +175,7 @@ impl Keeper {
             return Ok(());
         }
         let look_ms = mostly_over_ms.unwrap_or(now_ms).saturating_add(MARGIN_MS).max(now_ms + MARGIN_MS);
-        connection.query(sql::LOOK_AGAIN, &[(&epoch.epoch, Type::INT4), (&look_ms, Type::INT8)]).await?;
+        connection.query(sql::LOOK_AGAIN, &[(&epoch.number, Type::INT4), (&look_ms, Type::INT8)]).await?;
         Ok(())
     }
 

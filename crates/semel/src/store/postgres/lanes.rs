@@ -17,7 +17,7 @@ use tokio_postgres::{
 
 use super::{
     connect::{Connection, Connector, Often, broken, is_about_names},
-    queue::{Job, Queue, closed},
+    queue::{Job, Question, Queue, closed},
 };
 use crate::store::{Clock, RecordKey, StoreError, shared::OpenError};
 
@@ -41,29 +41,88 @@ struct Sent {
     retention_ms: i64,
     phase: i16,
     record: Bytes,
+    put: Put,
 }
 
 impl Asked {
     pub(super) fn of(swap: &Swap) -> Asked {
-        let put = swap.put.as_ref().map(|Put { stamp, record }| {
+        let put = swap.put.as_ref().map(|put| {
+            let Put { stamp, record } = put;
             let mut bytes = BytesMut::new();
             record.encode(&mut bytes);
             // Far beyond any age, and still far from the end of a bigint when a time is added.
             let retention_ms = i64::try_from(record.retention.as_millis()).map_or(1 << 60, |ms| ms.min(1 << 60));
-            Sent { stamp: stamp_bytes(*stamp), retention_ms, phase: record.kind() as i16, record: bytes.freeze() }
+            let (stamp, phase) = (stamp_bytes(*stamp), record.kind() as i16);
+            Sent { stamp, retention_ms, phase, record: bytes.freeze(), put: put.clone() }
         });
         Asked { expect: swap.expect.map(stamp_bytes), put }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.put.as_ref().map_or(0, |put| put.record.len())
+    fn is_claim(&self) -> bool {
+        self.expect.is_none() && self.put.is_some()
     }
 }
 
-pub(super) type Swaps = Queue<Asked, Swapped>;
-pub(super) type Loads = Queue<(), Option<Found>>;
+impl Question for Asked {
+    type Answer = Swapped;
+
+    fn bytes(&self) -> usize {
+        self.put.as_ref().map_or(0, |put| put.record.len())
+    }
+
+    fn may_carry(&self, other: &Asked) -> bool {
+        let lives = self.put.as_ref().is_some_and(|put| put.retention_ms > 0);
+        lives && self.is_claim() && other.is_claim()
+    }
+
+    /// Two claims: the other one finds what this one put or found.
+    fn answers(&self, answer: &Swapped, other: &Asked) -> Swapped {
+        let (Some(mine), Some(others)) = (&self.put, &other.put) else { return answer.clone() };
+        let there = match answer {
+            Swapped::Done => {
+                let Put { stamp, record } = mine.put.clone();
+                record.at_age(Duration::ZERO).map(|record| Found {
+                    stamp,
+                    age: Duration::ZERO,
+                    abandoned: false,
+                    record,
+                })
+            }
+            Swapped::Found(found) => Some(found.clone()),
+            Swapped::Absent => None,
+        };
+        match there {
+            Some(found) if found.stamp == others.put.stamp => Swapped::Done,
+            Some(found) => Swapped::Found(found),
+            None => Swapped::Absent,
+        }
+    }
+}
+
+/// A load.
+pub(super) struct Look;
+
+impl Question for Look {
+    type Answer = Option<Found>;
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn may_carry(&self, _: &Look) -> bool {
+        true
+    }
+
+    fn answers(&self, answer: &Option<Found>, _: &Look) -> Option<Found> {
+        answer.clone()
+    }
+}
+
+pub(super) type Swaps = Queue<Asked>;
+pub(super) type Loads = Queue<Look>;
 
 /// Bounds of the statements of a lane.
+#[allow(clippy::struct_field_names, reason = "each is the name of the option that it comes from")]
 #[derive(Clone, Debug)]
 pub(super) struct Bounds {
     pub(super) jobs_max: usize,
@@ -73,22 +132,25 @@ pub(super) struct Bounds {
 
 /// What a lane asks about.
 pub(super) trait Kind: Send + Sync + 'static {
-    type Question: Send + 'static;
-    type Answer: Send + 'static;
+    type Question: Question;
 
     /// Asks all of `jobs`; an answer of `None` means to ask again.
     fn ask(
         &self,
         connection: &Connection,
-        jobs: &[Job<Self::Question, Self::Answer>],
+        jobs: &[Job<Self::Question>],
         lock_max: Duration,
-    ) -> impl Future<Output = Result<Vec<Told<Self::Answer>>, tokio_postgres::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<ToldOf<Self>>, tokio_postgres::Error>> + Send;
 }
+
+type ToldOf<K> = Told<<<K as Kind>::Question as Question>::Answer>;
 
 /// What came of one question.
 pub(super) enum Told<A> {
     /// This, or an error that is this question's alone.
     Answer(Result<A, StoreError>),
+    /// This, which says nothing of what is there.
+    Alone(A),
     /// The view had changed under it.
     Again,
 }
@@ -104,15 +166,14 @@ pub(super) fn now_ms(clock: Option<&Arc<dyn Clock>>) -> Option<i64> {
 
 impl Kind for Swapping {
     type Question = Asked;
-    type Answer = Swapped;
 
     async fn ask(
         &self,
         connection: &Connection,
-        jobs: &[Job<Asked, Swapped>],
+        jobs: &[Job<Asked>],
         lock_max: Duration,
     ) -> Result<Vec<Told<Swapped>>, tokio_postgres::Error> {
-        fn column<'a, T>(jobs: &'a [Job<Asked, Swapped>], of: impl Fn(&'a Sent) -> T) -> Vec<Option<T>> {
+        fn column<'a, T>(jobs: &'a [Job<Asked>], of: impl Fn(&'a Sent) -> T) -> Vec<Option<T>> {
             jobs.iter().map(|job| job.question.put.as_ref().map(&of)).collect()
         }
         let lock_max = format!("{}ms", lock_max.as_millis().max(1));
@@ -154,7 +215,8 @@ impl Kind for Swapping {
             }
             let stamp: Option<&[u8]> = row.get("stamp");
             if question.put.as_ref().is_some_and(|put| stamp == Some(&put.stamp)) {
-                return Told::Answer(Ok(Swapped::Done));
+                // Its own earlier write, of which the age is not known here.
+                return Told::Alone(Swapped::Done);
             }
             if question.expect.as_deref() == stamp {
                 return Told::Again;
@@ -169,13 +231,12 @@ impl Kind for Swapping {
 }
 
 impl Kind for Loading {
-    type Question = ();
-    type Answer = Option<Found>;
+    type Question = Look;
 
     async fn ask(
         &self,
         connection: &Connection,
-        jobs: &[Job<(), Option<Found>>],
+        jobs: &[Job<Look>],
         _lock_max: Duration,
     ) -> Result<Vec<Told<Option<Found>>>, tokio_postgres::Error> {
         let now = now_ms(self.0.as_ref());
@@ -236,13 +297,13 @@ fn stamp_of(bytes: &[u8]) -> Option<Stamp> {
 /// One lane. It ends when its queue is closed and empty, or nobody has the queue any more.
 pub(super) struct Lane<K: Kind> {
     pub(super) kind: K,
-    pub(super) queue: Arc<Queue<K::Question, K::Answer>>,
+    pub(super) queue: Arc<Queue<K::Question>>,
     pub(super) connector: Arc<Connector>,
     pub(super) bounds: Bounds,
     pub(super) connection: Option<Connection>,
 }
 
-type Jobs<K> = Vec<Job<<K as Kind>::Question, <K as Kind>::Answer>>;
+type Jobs<K> = Vec<Job<<K as Kind>::Question>>;
 
 impl<K: Kind> Lane<K> {
     pub(super) async fn run(mut self) {
@@ -288,6 +349,7 @@ impl<K: Kind> Lane<K> {
                 for (mut job, answer) in jobs.into_iter().zip(answers) {
                     match answer {
                         Told::Answer(answer) => self.queue.finish(job, answer),
+                        Told::Alone(answer) => self.queue.finish_alone(job, Ok(answer)),
                         Told::Again if job.attempts >= ATTEMPTS_MAX => {
                             let why = format!("the record changed {ATTEMPTS_MAX} times while it was asked for");
                             self.queue.finish(job, Err(StoreError::Unavailable(why)));
@@ -366,16 +428,15 @@ fn told_of(code: &SqlState, error: &tokio_postgres::Error, statement_max: Durati
 }
 
 /// Asks, and waits for the answer until `statement_max`.
-pub(super) async fn answer<Q, A>(
-    queue: &Queue<Q, A>,
+pub(super) async fn answer<Q: Question>(
+    queue: &Queue<Q>,
     key: &RecordKey,
     question: Q,
-    bytes: usize,
     statement_max: Duration,
-) -> Result<A, StoreError> {
+) -> Result<Q::Answer, StoreError> {
     let (reply, answer) = tokio::sync::oneshot::channel();
-    let deadline = Instant::now() + statement_max;
-    queue.push(Job { key: *key, question, bytes, deadline, attempts: 0, alone: false, lost: false, reply })?;
+    let (key, deadline) = (*key, Instant::now() + statement_max);
+    queue.push(Job { key, question, deadline, attempts: 0, alone: false, lost: false, reply, riders: Vec::new() })?;
     match tokio::time::timeout_at(deadline, answer).await {
         Ok(answer) => answer.unwrap_or_else(|_| Err(closed())),
         Err(_) => Err(StoreError::TimedOut(statement_max)),

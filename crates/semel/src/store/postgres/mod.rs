@@ -15,7 +15,7 @@ pub use self::keeper::Stats;
 use self::{
     connect::{Connection, Connector, broken},
     keeper::Keeper,
-    lanes::{Asked, Bounds, Lane, Loading, Loads, Swapping, Swaps, answer},
+    lanes::{Asked, Bounds, Lane, Loading, Loads, Look, Swapping, Swaps, answer},
 };
 use super::{
     Clock, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
@@ -232,13 +232,11 @@ impl Store for PostgresStore {
         if swap.expect.is_none() && swap.put.is_none() {
             return Ok(self.load(key).await?.map_or(Swapped::Done, Swapped::Found));
         }
-        let asked = Asked::of(swap);
-        let bytes = asked.bytes();
-        answer(&self.0.swaps, key, asked, bytes, self.0.statement_max).await
+        answer(&self.0.swaps, key, Asked::of(swap), self.0.statement_max).await
     }
 
     async fn load(&self, key: &RecordKey) -> Result<Option<Found>, StoreError> {
-        answer(&self.0.loads, key, (), 0, self.0.statement_max).await
+        answer(&self.0.loads, key, Look, self.0.statement_max).await
     }
 
     async fn scan(
