@@ -33,7 +33,7 @@ pub(crate) struct SharedStore {
     pub(crate) words: String,
     environment: Vec<(&'static str, OsString)>,
     settings: String,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 /// What a gateway is told of the store.
@@ -109,7 +109,7 @@ impl SharedStore {
                     words: "a private PostgreSQL".to_owned(),
                     environment: vec![(STORE, server.url("postgres").into())],
                     settings: LEASES.to_owned(),
-                    _server: Some(Server::Postgres { _is: server }),
+                    server: Some(Server::Postgres { _is: server }),
                 }
             }
             Choice::Redis => {
@@ -119,7 +119,7 @@ impl SharedStore {
                     words: "a private Redis".to_owned(),
                     environment: vec![(STORE, server.url().into())],
                     settings: format!("{PREFIX}{LEASES}"),
-                    _server: Some(Server::Redis { _is: server }),
+                    server: Some(Server::Redis { _is: server }),
                 }
             }
             Choice::At(url, place) => {
@@ -127,10 +127,10 @@ impl SharedStore {
                 let words = format!("{} at {place}", place.kind());
                 let password = env::var_os(PASSWORD).map(|password| (PASSWORD, password));
                 let environment = [(STORE, url.into())].into_iter().chain(password).collect();
-                SharedStore { words, environment, settings: format!("{prefix}{LEASES}"), _server: None }
+                SharedStore { words, environment, settings: format!("{prefix}{LEASES}"), server: None }
             }
         };
-        if let Some(Server::Postgres { .. }) = shared._server {
+        if let Some(Server::Postgres { .. }) = shared.server {
             shared.run("migrate").await?;
         }
         shared.run("check").await?;
