@@ -1,7 +1,7 @@
 //! The gateway beside itself without the layer, and beside nginx as a plain proxy: same origin, same load.
 
-mod process;
-mod wrk;
+pub(crate) mod process;
+pub(crate) mod wrk;
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ enum Server {
     Semel,
 }
 
-const COVERED: &str = "/orders";
+pub(crate) const COVERED: &str = "/orders";
 const UNCOVERED: &str = "/plain";
 
 const NGINX_FRESH: usize = 1;
@@ -139,7 +139,7 @@ const RATIOS: [(&str, usize, usize, f64); 4] = [
     ("gateway, replays ÷ uncovered", REPLAY, BARE_AGAIN, 0.90),
 ];
 
-fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str) -> anyhow::Result<Running> {
+pub(crate) fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str) -> anyhow::Result<Running> {
     let folder = folder.join(name);
     fs::create_dir_all(&folder).context("cannot make a folder")?;
     // Everything that nginx would put elsewhere goes into the folder, so that it runs for anybody.
@@ -157,7 +157,7 @@ fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str) -> anyhow:
     Running::start(command, &folder, at)
 }
 
-fn origin(at: SocketAddr) -> String {
+pub(crate) fn origin(at: SocketAddr) -> String {
     let content = "x".repeat(186);
     format!(
         "  server {{\n    listen {at};\n    default_type application/json;\n    location / {{ return 201 \
@@ -190,7 +190,7 @@ fn start_semel(folder: &Path, semel: &Path, at: SocketAddr, origin: SocketAddr) 
 }
 
 /// Lets every key that is sent again be executed once, so that what is measured then is replays alone.
-fn execute_once(semel: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn execute_once(semel: SocketAddr) -> anyhow::Result<()> {
     let of_one = |first: u32| (first..=wrk::KEYS_AGAIN).step_by(16).try_for_each(|key| ask(semel, key).map(drop));
     std::thread::scope(|scope| {
         let asking: Vec<_> = (1..=16).map(|first| scope.spawn(move || of_one(first))).collect();
@@ -207,7 +207,7 @@ fn prove_that_replays_were_replays(semel: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Sends one of the keys that are sent again.
-fn ask(semel: SocketAddr, key: u32) -> anyhow::Result<String> {
+pub(crate) fn ask(semel: SocketAddr, key: u32) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(semel).context("cannot reach the gateway")?;
     let content = wrk::CONTENT;
     write!(

@@ -79,6 +79,12 @@ pub(crate) fn processor_seconds(process: u32) -> f64 {
     ticks / 100.0
 }
 
+/// A process and its children.
+pub(crate) fn with_children(process: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).chain([process]).collect()
+}
+
 fn field_of(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.split(':').next().is_some_and(|found| found.trim() == name))?;

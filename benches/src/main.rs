@@ -14,6 +14,7 @@ mod gateway;
 mod machine;
 mod raw;
 mod report;
+mod shared;
 mod stats;
 mod store;
 
@@ -62,6 +63,7 @@ struct Run {
 enum What {
     Store,
     Gateway,
+    Shared,
     All,
 }
 
@@ -79,6 +81,8 @@ pub(crate) struct Scale {
     pub(crate) records_opened: u64,
     /// One run of the gateway under load.
     pub(crate) gateway_run: Duration,
+    /// One run of a shared store, or of its server's own benchmark.
+    pub(crate) shared_run: Duration,
 }
 
 const WHOLE: Scale = Scale {
@@ -88,6 +92,7 @@ const WHOLE: Scale = Scale {
     records: 1_000_000,
     records_opened: 5_000_000,
     gateway_run: Duration::from_secs(4),
+    shared_run: Duration::from_secs(4),
 };
 
 const QUICK: Scale = Scale {
@@ -97,6 +102,7 @@ const QUICK: Scale = Scale {
     records: 50_000,
     records_opened: 100_000,
     gateway_run: Duration::from_secs(1),
+    shared_run: Duration::from_secs(1),
 };
 
 fn main() -> ExitCode {
@@ -120,11 +126,15 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     // Removed when this is dropped, on errors too.
     let folder = tempfile::tempdir_in(&run.folder).context("cannot make a folder to work in")?;
     let mut report = Report::new(Machine::read(folder.path())?);
-    if run.what != What::Gateway {
+    let is_wanted = |what| [what, What::All].contains(&run.what);
+    if is_wanted(What::Store) {
         store::measure(folder.path(), scale, &mut report)?;
     }
-    if run.what != What::Store {
+    if is_wanted(What::Gateway) {
         gateway::measure(folder.path(), &run.semel, scale, &mut report)?;
+    }
+    if is_wanted(What::Shared) {
+        shared::measure(folder.path(), &run.semel, scale, &mut report)?;
     }
     let page = report.page();
     println!("\n{page}");

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
-pub(crate) use load::{clients, fill, key, mix};
+pub(crate) use load::{Done, claim, clients, fill, key, mix, run_for, run_until, settle};
 use semel::store::{SimulatedClock, Store};
 
 pub(crate) use subject::open;

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
     /// What to measure.
-    #[arg(value_parser = ["store", "gateway", "all"], default_value = "all")]
+    #[arg(value_parser = ["store", "gateway", "shared", "all"], default_value = "all")]
     what: String,
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::machine::{memory_bytes, processor_seconds};
+use crate::machine::{memory_bytes, processor_seconds, with_children};
 
 /// A server process; stopped when this is dropped.
 pub(crate) struct Running {
@@ -54,9 +54,7 @@ impl Running {
     }
 
     fn processes(&self) -> Vec<u32> {
-        let id = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        children.split_whitespace().filter_map(|child| child.parse().ok()).chain([id]).collect()
+        with_children(self.child.id())
     }
 }
 

@@ -33,6 +33,8 @@ impl Keys {
 
 /// What a run did.
 pub(crate) struct Ran {
+    /// Answers.
+    pub(crate) requests: f64,
     /// Answers per second.
     pub(crate) per_second: f64,
     /// Latency.
@@ -104,6 +106,7 @@ impl Load {
         let requests: f64 = requests_in(&text).with_context(|| format!("wrk said something else:\n{text}"))?;
         let field = |name: &str| field(&text, name).with_context(|| format!("wrk did not say {name}:\n{text}"));
         Ok(Ran {
+            requests,
             per_second: field("Requests/sec:")?.parse().context("wrk's rate is no number")?,
             p50_ms: milliseconds(field("50%")?).context("wrk's p50 is no time")?,
             p99_ms: milliseconds(field("99%")?).context("wrk's p99 is no time")?,

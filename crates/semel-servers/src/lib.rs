@@ -1,4 +1,4 @@
-//! Private real servers for tests and benches, and a proxy in front of them that misbehaves when asked.
+//! Private real servers for tests, benches and the demo, and a proxy in front of them that misbehaves when asked.
 //!
 //! Every server listens on a free port of the loopback interface and has its data in a temporary folder. It is stopped
 //! and its folder deleted when its handle is dropped, and also when the process ends without dropping it, even killed.

@@ -153,6 +153,16 @@ impl PrivatePostgres {
         self.keeper.folder()
     }
 
+    /// A program that came with the server, such as `pgbench`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// The process that all others of the server are children of, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.keeper.server()
+    }
+
     /// Creates an empty database and says its name.
     pub fn fresh_database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));

@@ -132,6 +132,17 @@ impl PrivateRedis {
         self.keeper.folder()
     }
 
+    /// A program that came with the server: `cli`, or `benchmark`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let server = self.server.file_name().unwrap_or_default().to_string_lossy();
+        self.server.with_file_name(server.replace("server", name))
+    }
+
+    /// Its process, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.keeper.server()
+    }
+
     /// What the server's own client says to a command. An error, if the server answers with one.
     pub fn cli(&self, command: &[&str]) -> io::Result<String> {
         let mut client = Command::new(&self.client);

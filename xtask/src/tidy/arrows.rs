@@ -10,7 +10,7 @@ use crate::shell::{self, Source};
 /// The checker must not share the judgement of what it judges, so of semel-core it may use `wire` only.
 const ARROWS: &[(&str, &[&str])] = &[
     ("semel-core", &[]),
-    // Servers and a proxy for tests and benches: no product needs them.
+    // Servers and a proxy for tests, benches and the demo: nothing that serves needs them.
     ("semel-servers", &[]),
     ("semel", &["semel-core", "semel-servers"]),
     ("semel-client", &["semel-core"]),
