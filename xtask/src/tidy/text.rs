@@ -19,6 +19,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/semel-cli/tests/sandbox/crash.rs", "kills at random moments"),
     ("crates/semel-cli/tests/sandbox/harness/process.rs", "polls real processes, with a deadline"),
     ("crates/semel/tests/transaction/crash.rs", "polls a real process that a test kills"),
+    ("crates/semel/tests/redis_store/main.rs", "polls real servers, with a deadline"),
     ("crates/semel-cli/tests/e2e/peers.rs", "retries while a real process executes"),
 ];
 

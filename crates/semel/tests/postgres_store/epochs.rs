@@ -22,7 +22,7 @@ use super::world::{World, claim_and_settle};
 const DAY: Duration = Duration::from_hours(24);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn e26_however_often_the_epoch_changes_of_many_claims_of_a_key_one_is_done() {
+async fn e24_x09_however_often_the_epoch_changes_of_many_claims_of_a_key_one_is_done() {
     const ROUNDS: u64 = 300;
     let world = World::with(|options| Options { period: Duration::ZERO, ..options }).await;
     let handles = [world.open().await, world.open().await];
@@ -119,7 +119,7 @@ async fn an_epoch_with_records_that_count_is_left_until_they_are_few_and_these_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn e26_records_that_are_moved_while_they_are_settled_lose_nothing() {
+async fn e24_records_that_are_moved_while_they_are_settled_lose_nothing() {
     let (world, clock) = World::at_rest().await;
     let handles = [world.open().await, world.open().await];
     let count = 400;
@@ -160,7 +160,7 @@ async fn store_partitions(store: &PostgresStore) -> (u32, u32) {
 }
 
 #[tokio::test]
-async fn a_record_that_is_past_in_an_old_epoch_is_claimed_anew_in_the_current_one() {
+async fn x10_a_record_that_is_past_in_an_old_epoch_is_claimed_anew_in_the_current_one() {
     let (world, clock) = World::at_rest().await;
     let store = world.open().await;
     let claim = |write, retention| put(None, stamp(1, write), Record { retention, ..in_flight(1) });

@@ -10,7 +10,7 @@ use semel::{
 };
 use semel_servers::{PostgresOptions, PrivatePostgres, Replication};
 
-use super::world::{World, claim_and_settle};
+use super::world::{SESSIONS, World, claim_and_settle};
 
 async fn refusal(options: Options) -> OpenError {
     PostgresStore::open(options).await.expect_err("it is to be refused")
@@ -52,7 +52,7 @@ async fn tables_of_another_release_are_refused_with_both_versions() {
 }
 
 #[tokio::test]
-async fn e26_a_server_that_would_lose_records_is_refused_unless_that_is_accepted() {
+async fn k15_a_server_that_would_lose_records_is_refused_unless_that_is_accepted() {
     let world = World::new().await;
     world.sql(&format!("ALTER DATABASE {} SET synchronous_commit = off", world.database));
     let OpenError::Refused(findings) = refusal(world.options.clone()).await else {
@@ -82,7 +82,7 @@ async fn a_role_that_only_reads_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e26_a_standby_is_refused_and_among_several_hosts_the_primary_is_found_again() {
+async fn a_standby_is_refused_and_among_several_hosts_the_primary_is_found_again() {
     let options = PostgresOptions { fsync: true, ..PostgresOptions::default() };
     let primary = PrivatePostgres::start_with(options).unwrap();
     let database = primary.fresh_database();
@@ -208,11 +208,7 @@ async fn a_store_whose_handles_are_gone_leaves_no_connections() {
     let world = World::new().await;
     let store = world.open().await;
     claim_and_settle(&store, 1).await;
-    let count = || {
-        world.sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()",
-        )
-    };
+    let count = || world.sql(SESSIONS);
     assert_ne!(count(), "0");
     let clone = store.clone();
     drop(store);

@@ -7,7 +7,7 @@ use semel::{
     testkit::sample::{completed, in_flight, key, put, remove, stamp},
 };
 
-use super::world::{World, claim_and_settle};
+use super::world::{SESSIONS, World, claim_and_settle};
 
 #[tokio::test]
 async fn with_six_epochs_nothing_reads_a_partition_from_end_to_end() {
@@ -37,8 +37,7 @@ async fn with_six_epochs_nothing_reads_a_partition_from_end_to_end() {
         // A session tells what it did at most once a second, and when it ends.
         let store = {
             drop(store);
-            let quiet = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()";
-            super::world::until("its sessions are over", async || world.sql(quiet) == "0").await;
+            super::world::until("its sessions are over", async || world.sql(SESSIONS) == "0").await;
             world.open().await
         };
         let before = seq_scans();
@@ -52,7 +51,7 @@ async fn with_six_epochs_nothing_reads_a_partition_from_end_to_end() {
         drop(store);
         let quiet =
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()";
-        super::world::until("its sessions are over", async || world.sql(quiet) == "0").await;
+        super::world::until("its sessions are over", async || world.sql(SESSIONS) == "0").await;
         assert_eq!(seq_scans(), before, "prepared: {prepared}");
         let scans = world.sql("SELECT sum(idx_scan) FROM pg_stat_user_tables WHERE relname ~ '^semel_records'");
         assert!(scans.parse::<u64>().unwrap() > 30 * 5 * 6, "index scans are counted: {scans}");

@@ -72,7 +72,7 @@ async fn a_pooler_that_says_nothing_is_noticed_when_a_prepared_statement_is_not_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn e26_whatever_was_done_is_there_after_the_server_crashed_in_the_middle() {
+async fn e24_whatever_was_done_is_there_after_the_server_crashed_in_the_middle() {
     let server = PrivatePostgres::start_with(PostgresOptions { fsync: true, ..PostgresOptions::default() }).unwrap();
     let options = Options::new(server.url(&server.fresh_database()));
     PostgresStore::migrate(options.clone()).await.unwrap();

@@ -51,6 +51,10 @@ impl World {
     }
 }
 
+/// Sessions of stores.
+pub(crate) const SESSIONS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()";
+
 /// Claims the n-th key and settles it.
 pub(crate) async fn claim_and_settle(store: &PostgresStore, n: u64) {
     let claim = put(None, stamp(n, 1), in_flight(n));

@@ -20,7 +20,7 @@ use semel::{
 use semel_servers::RedisCluster;
 use tokio::task::JoinSet;
 
-use super::{blocking, is_done, open, refusal, until, until_answered};
+use super::{blocking, in_redis, is_done, open, refusal, until, until_answered};
 
 async fn cluster() -> Arc<RedisCluster> {
     Arc::new(blocking(RedisCluster::start).await.unwrap_or_else(|error| panic!("{error}")))
@@ -145,7 +145,7 @@ async fn keeps_every_promise(disturb: impl AsyncFnOnce(&Arc<RedisCluster>)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_with_a_copy() {
+async fn e24_c06_a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_with_a_copy() {
     keeps_every_promise(async |cluster| {
         in_background(cluster, |cluster| {
             cluster.kill_primary(1);
@@ -160,12 +160,44 @@ async fn a_primary_that_is_killed_under_load_loses_nothing_that_was_confirmed_wi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_that_move_under_load_take_their_records_along() {
+async fn e24_c06_slots_that_move_under_load_take_their_records_along() {
     keeps_every_promise(async |cluster| {
         in_background(cluster, |cluster| cluster.reshard(2_000, 0, 2)).await.unwrap();
         in_background(cluster, |cluster| cluster.fail_over(1)).await.unwrap();
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_on_its_way_is_used_where_its_keys_are() {
+    let cluster = cluster().await;
+    let options = options(&cluster);
+    let store = open(&options).await;
+    is_done(&store, key(1), &put(None, stamp(1, 1), in_flight(1))).await;
+    let there = in_redis(&options, &key(1));
+    let slot = cluster.primary(0).cli(&["CLUSTER", "KEYSLOT", &there]).unwrap().trim().to_owned();
+    let holds =
+        |shard: usize| cluster.primary(shard).cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).unwrap().trim() == "1";
+    let from = (0..3).find(|shard| holds(*shard)).expect("one of them has it");
+    let to = (from + 1) % 3;
+    let id = |shard: usize| cluster.primary(shard).cli(&["CLUSTER", "MYID"]).unwrap().trim().to_owned();
+    cluster.primary(to).cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]).unwrap();
+    cluster.primary(from).cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]).unwrap();
+
+    // A key that has not moved yet is used where it is, and one that is not there where it will be.
+    let settle = put(Some(stamp(1, 1)), stamp(1, 2), completed(1, "done"));
+    is_done(&store, key(1), &settle).await;
+    assert!(holds(from) && !holds(to));
+    let port = cluster.primary(to).port().to_string();
+    cluster.primary(from).cli(&["MIGRATE", "127.0.0.1", &port, &there, "0", "5000"]).unwrap();
+    assert!(holds(to) && !holds(from));
+    assert_eq!(store.load(&key(1)).await.unwrap().map(|found| found.stamp), Some(stamp(1, 2)));
+    let take_over = put(Some(stamp(1, 2)), stamp(3, 1), in_flight(1));
+    is_done(&store, key(1), &take_over).await;
+    for shard in [to, from] {
+        cluster.primary(shard).cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]).unwrap();
+    }
+    assert_eq!(store.load(&key(1)).await.unwrap().map(|found| found.stamp), Some(stamp(3, 1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! The Redis store on real servers that crash, are full, are set up badly, fail over and move their keys.
 
+#![cfg(feature = "redis-store")]
+
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},

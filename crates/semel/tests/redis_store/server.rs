@@ -1,18 +1,22 @@
 //! What a server may do to the store without losing anything: forget scripts, be full, hold damaged values, be slow.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use semel::{
     store::{
-        RecordKey, Store as _, StoreError, Swap, Swapped,
+        RecordKey, SimulatedClock, Store as _, StoreError, Swap, Swapped,
         redis::{Options, RedisStore},
     },
-    testkit::sample::{completed, in_flight, key, put, remove, stamp},
+    testkit::{
+        START_MS,
+        sample::{REPLAY_FOR, completed, in_flight, key, put, remove, stamp},
+    },
 };
 use semel_servers::{PrivateRedis, RedisOptions};
 use tokio::task::JoinSet;
 
-use super::{in_redis, is_done, open, options, start};
+use super::{in_redis, is_done, open, options, start, until};
 
 #[tokio::test]
 async fn scripts_that_a_server_forgot_are_brought_again() {
@@ -54,7 +58,8 @@ async fn is_corrupt(server: &PrivateRedis, store: &RedisStore, options: &Options
 #[tokio::test]
 async fn peers_24_damage_is_told_and_never_written_over() {
     let server = PrivateRedis::shared();
-    let options = options(server);
+    let clock = Arc::new(SimulatedClock::at(START_MS));
+    let options = Options { clock: Some(clock.clone()), ..options(server) };
     let store = open(&options).await;
     let write = put(None, stamp(1, 1), completed(1, "done"));
     let others = [
@@ -72,39 +77,42 @@ async fn peers_24_damage_is_told_and_never_written_over() {
         server.cli(&command).unwrap();
         is_corrupt(server, &store, &options, key(n), what).await;
     }
-    // Every byte of it, one at a time: of the head, the whole record, and what will be left of it.
+    // Every byte of it, one at a time: of the head, of the whole record, and of what will be left of it.
     is_done(&store, key(1), &write).await;
     let there = in_redis(&options, &key(1));
     let len: usize = server.cli(&["STRLEN", &there]).unwrap().trim().parse().unwrap();
-    let flip = "local byte = redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[1])
-        redis.call('SETRANGE', KEYS[1], ARGV[1], string.char(bit.bxor(string.byte(byte), 1)))";
-    let head = 57;
+    let flip_at = |at: usize| {
+        let flip = "local byte = redis.call('GETRANGE', KEYS[1], ARGV[1], ARGV[1])
+            redis.call('SETRANGE', KEYS[1], ARGV[1], string.char(bit.bxor(string.byte(byte), 1)))";
+        server.cli(&["EVAL", flip, "1", &there, &at.to_string()]).unwrap();
+    };
+    let mut whole = BytesMut::new();
+    completed(1, "done").encode(&mut whole);
+    let (head, read) = (57, 57 + whole.len() + 4);
+    assert!(read < len, "what will be left is there");
     for at in 0..len {
-        let flip = || server.cli(&["EVAL", flip, "1", &there, &at.to_string()]).unwrap();
-        flip();
-        let loaded = store.load(&key(1)).await;
-        let claimed = store.swap(&key(1), &put(None, stamp(2, 1), in_flight(2))).await;
-        let trimmed_later = matches!(&loaded, Ok(Some(found)) if found.stamp == stamp(1, 1)) && at >= head;
-        if trimmed_later {
-            assert!(matches!(claimed, Ok(Swapped::Found(_))), "at {at}: {claimed:?}");
-        } else {
-            assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "at {at}: {loaded:?}");
-            assert!(matches!(claimed, Err(StoreError::Corrupt(_))), "at {at}: {claimed:?}");
-        }
+        flip_at(at);
+        let mut swaps = vec![put(None, stamp(2, 1), in_flight(2)), Swap { expect: None, put: None }];
+        // Whoever knows the stamp may write over a record, and over its damage.
         if at < head {
-            let settled = store.swap(&key(1), &put(Some(stamp(1, 1)), stamp(1, 2), in_flight(1))).await;
-            assert!(matches!(settled, Err(StoreError::Corrupt(_))), "at {at}: {settled:?}");
+            swaps.extend([put(Some(stamp(1, 1)), stamp(1, 2), in_flight(1)), remove(stamp(1, 1))]);
         }
-        flip();
+        // What will be left is read when it is all that is left.
+        clock.advance(if at < read { Duration::ZERO } else { REPLAY_FOR });
+        for swap in swaps {
+            let answer = store.swap(&key(1), &swap).await;
+            assert!(matches!(answer, Err(StoreError::Corrupt(_))), "at {at}: {swap:?} is answered {answer:?}");
+        }
+        let loaded = store.load(&key(1)).await;
+        assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "at {at}: {loaded:?}");
+        clock.set(START_MS);
+        flip_at(at);
     }
     is_done(&store, key(1), &put(Some(stamp(1, 1)), stamp(1, 2), in_flight(1))).await;
-    for n in 10..14 {
-        server.cli(&["DEL", &in_redis(&options, &key(n))]).unwrap();
-    }
 }
 
 #[tokio::test]
-async fn without_memory_new_claims_are_refused_and_all_else_goes_on() {
+async fn k11_without_memory_new_claims_are_refused_and_all_else_goes_on() {
     let server = start(RedisOptions::default());
     let store = open(&options(&server)).await;
     let claim = |n| put(None, stamp(n, 1), in_flight(n));
@@ -167,7 +175,7 @@ async fn a_queue_that_is_full_refuses_and_nothing_of_it_happens() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_told_in_time() {
+async fn k14_what_timed_out_never_happens_later() {
     let server = start(RedisOptions::default());
     let statement_max = Duration::from_millis(300);
     let store = open(&Options { statement_max, ..options(&server) }).await;
@@ -176,8 +184,10 @@ async fn a_server_that_does_not_answer_is_told_in_time() {
     let claim = put(None, stamp(1, 1), in_flight(1));
     assert_eq!(store.swap(&key(1), &claim).await, Err(StoreError::TimedOut(statement_max)));
     server.resume();
-    // It ran after all, or runs now: either way it is one claim.
-    assert_eq!(super::until_answered(&store, key(1), &claim).await, Swapped::Done);
+    // It reached the server, after its time: nothing comes of it, then or later.
+    until(async || server.cli(&["INFO", "errorstats"]).unwrap().contains("errorstat_LATE:count=1")).await;
+    assert_eq!(store.load(&key(1)).await, Ok(None));
+    is_done(&store, key(1), &claim).await;
 }
 
 #[tokio::test]

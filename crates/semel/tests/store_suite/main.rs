@@ -14,6 +14,7 @@ mod embedded;
 mod planted;
 #[cfg(feature = "postgres-store")]
 mod postgres;
+#[cfg(feature = "redis-store")]
 mod redis;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,12 +6,13 @@
 
 local HEAD = 57
 
-local function now_of(given)
-  if given ~= '' then
-    return tonumber(given)
-  end
+local function server_now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function now_of(given)
+  return given == '' and server_now() or tonumber(given)
 end
 
 local function check(fields)

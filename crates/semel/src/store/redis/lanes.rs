@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::checks;
+use super::{checks, value};
 
 /// Where a node is.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -84,6 +84,14 @@ pub(super) struct Request {
     pub(super) command: Cmd,
     pub(super) writes: Writes,
     pub(super) asking: Asking,
+    pub(super) ends: Ends,
+}
+
+/// Whether the command is told until when it may run, as its last argument: the server's time in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ends {
+    InTime,
+    Whenever,
 }
 
 /// Whether a request is confirmed only with its copies.
@@ -159,7 +167,7 @@ impl Node {
     pub(super) async fn ask(&self, request: Request, deadline: Instant) -> Result<Answer, Trouble> {
         let (reply, answer) = oneshot::channel();
         let bytes = request.command.args_iter().map(|arg| arg_len(&arg)).sum();
-        self.inner.queue.push(Job { request, bytes, reply }, &self.inner.settings)?;
+        self.inner.queue.push(Job { request, bytes, deadline, reply }, &self.inner.settings)?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Trouble::Lost(format!("{} is no longer part of the Cluster", self.inner.address))),
@@ -189,9 +197,27 @@ fn arg_len(arg: &redis::Arg<&[u8]>) -> usize {
     }
 }
 
+/// A connection, and what the server's clock said when.
+struct Connection {
+    to: MultiplexedConnection,
+    server_ms: u64,
+    /// When that had been answered: so we believe the server's clock to be behind what it is, never ahead.
+    at: Instant,
+}
+
+impl Connection {
+    /// The server's time at `instant`.
+    fn server_ms(&self, instant: Instant) -> u64 {
+        let span_ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let ahead = span_ms(instant.saturating_duration_since(self.at));
+        self.server_ms.saturating_add(ahead).saturating_sub(span_ms(self.at.saturating_duration_since(instant)))
+    }
+}
+
 struct Job {
     request: Request,
     bytes: usize,
+    deadline: Instant,
     reply: oneshot::Sender<Result<Answer, Trouble>>,
 }
 
@@ -286,22 +312,30 @@ enum Afterwards {
 }
 
 impl Inner {
-    async fn run(&self, connection: &mut MultiplexedConnection, batch: Vec<Job>) -> Afterwards {
-        let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+    async fn run(&self, connection: &mut Connection, batch: Vec<Job>) -> Afterwards {
+        let mut pipeline = Pipeline::with_capacity(batch.len() + 2);
+        pipeline.add_command(redis::cmd("TIME"));
         for job in &batch {
             if job.request.asking == Asking::Yes {
                 pipeline.add_command(redis::cmd("ASKING"));
             }
-            pipeline.add_command(job.request.command.clone());
+            let mut command = job.request.command.clone();
+            if job.request.ends == Ends::InTime {
+                command.arg(connection.server_ms(job.deadline));
+            }
+            pipeline.add_command(command);
         }
         let copies = &self.settings.copies;
         let waits = copies.are_asked_for() && batch.iter().any(|job| job.request.writes == Writes::Yes);
         if waits {
             pipeline.add_command(copies.command());
         }
-        let asked = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+        let asked = connection.to.req_packed_commands(&pipeline, 0, pipeline.len());
         let trouble = match timeout(self.settings.statement_max, asked).await {
-            Ok(Ok(values)) if values.len() == pipeline.len() => {
+            Ok(Ok(mut values)) if values.len() == pipeline.len() => {
+                if let Some(server_ms) = value::time_of(&values.remove(0)) {
+                    (connection.server_ms, connection.at) = (server_ms, Instant::now());
+                }
                 return self.tell(batch, values, waits);
             }
             Ok(Ok(_)) => Trouble::Lost(format!("{}: fewer answers than questions", self.address)),
@@ -347,16 +381,20 @@ impl Inner {
     }
 
     /// A connection to a server that may be used: it is looked at each time, since it may have been restarted otherwise.
-    async fn connect(&self) -> Result<MultiplexedConnection, Trouble> {
+    async fn connect(&self) -> Result<Connection, Trouble> {
         let max = self.settings.connect_max;
         let connecting = async {
             let mut connection = self.dial().await?;
             let server = checks::Server::ask(&mut connection, self.address.clone());
             let server = server.await.map_err(|error| lost(&self.address, &error))?;
-            match server.refusal(&self.settings) {
-                Some(why) => Err(Trouble::Lost(format!("{}: {why}", self.address))),
-                None => Ok(connection),
+            if let Some(why) = server.refusal(&self.settings) {
+                return Err(Trouble::Lost(format!("{}: {why}", self.address)));
             }
+            let time = connection.req_packed_command(&redis::cmd("TIME")).await;
+            let time = time.map_err(|error| lost(&self.address, &error))?;
+            let server_ms = value::time_of(&time)
+                .ok_or_else(|| Trouble::Lost(format!("{}: TIME was answered with something else", self.address)))?;
+            Ok(Connection { to: connection, server_ms, at: Instant::now() })
         };
         timeout(max, connecting)
             .await
@@ -366,7 +404,8 @@ impl Inner {
     async fn dial(&self) -> Result<MultiplexedConnection, Trouble> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.settings.connect_max))
-            .set_response_timeout(Some(self.settings.statement_max));
+            // We measure that ourselves, and per batch.
+            .set_response_timeout(None);
         let client = self.client().map_err(|error| lost(&self.address, &error))?;
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| lost(&self.address, &error))
     }

@@ -2,7 +2,8 @@
 //!
 //! A record is one key, and a swap one script on it: so it is atomic, and a Cluster runs it where the key is. The server's
 //! clock decides what lives; the server's own expiry only gives the memory back. Connections are lanes ([`Options`]): what
-//! queues while a lane waits is its next batch.
+//! queues while a lane waits is its next batch. A swap that reaches the server after its time is refused there, so what
+//! timed out has happened or never will.
 //!
 //! What is confirmed is as durable as the server makes it. With `appendfsync always` it survives a crash of the server;
 //! a failover keeps it if the replica that takes over has it, for which writes can wait ([`Options::replicas`]), though
@@ -253,17 +254,16 @@ impl Inner {
     }
 
     async fn swap(&self, key: &str, swap: &Swap) -> Result<Swapped, StoreError> {
-        // A settle happens though there is no room: what it tells has happened, and the claim's room is nearly enough.
-        let claims = swap.expect.is_none() && swap.put.is_some();
-        let script = if claims { &value::SWAP } else { &value::SWAP_ANYWAY };
-        let arguments = value::swap_arguments(self.now_ms(), swap, Room::Unknown);
         let writes = if swap.put.is_some() || swap.expect.is_some() { Writes::Yes } else { Writes::No };
-        let full = match self.nodes.ask(Whom::Owner(key), Question::Script(script, key, &arguments, writes)).await {
+        let arguments = value::swap_arguments(self.now_ms(), swap, Room::Unknown);
+        let full = match self.nodes.ask(Whom::Owner(key), Question::Script(&value::SWAP, key, &arguments, writes)).await
+        {
             Ok(answer) => return confirmed(answer)?.ok_or_else(|| StoreError::Full("Redis has no memory left".into())),
-            Err(full @ StoreError::Full(_)) if claims => full,
+            Err(full @ StoreError::Full(_)) => full,
             Err(error) => return Err(error),
         };
-        // The server looked at its memory and not at the key. Whether the claim is there already, or another one, is known.
+        // The server looked at its memory only. What lives there is told and settled all the same: what a settle tells has
+        // happened, and the room of its claim is nearly enough.
         let arguments = value::swap_arguments(self.now_ms(), swap, Room::None);
         let answer =
             self.nodes.ask(Whom::Owner(key), Question::Script(&value::SWAP_ANYWAY, key, &arguments, writes)).await?;

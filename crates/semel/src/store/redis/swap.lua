@@ -1,8 +1,13 @@
 -- One swap. KEYS: the record. ARGV: now ('' asks the server), the stamp expected ('' for none), room ('none' where the
 -- server has none), the stamp to put ('' for none), and of what is put: retention, trims, phase, length of the whole
--- record, the whole record and what is left of it. Answers 'done', 'absent', 'full', or { age, stamp, record }.
+-- record, the whole record and what is left of it; last of all, until when it may run, by the server's clock. Answers
+-- 'done', 'absent', 'full', or { age, stamp, record }.
 
 local key, expect, stamp = KEYS[1], ARGV[2], ARGV[4]
+-- Whoever asked has given up, and may have undone what another copy of this did: a claim now would be nobody's.
+if server_now() > tonumber(ARGV[#ARGV]) then
+  return redis.error_reply('LATE it comes after its time')
+end
 local now = now_of(ARGV[1])
 local head = head_at(key)
 if head == false then

@@ -36,7 +36,7 @@ macro_rules! script {
 
 /// A swap that the server refuses when it has no room. It is a writing script always, so that no replica answers it.
 pub(super) static SWAP: LazyLock<Script> = script!("#!lua", "swap.lua");
-/// A swap that runs without room too: settles and releases, and reads.
+/// A swap that runs without room too.
 pub(super) static SWAP_ANYWAY: LazyLock<Script> = script!("#!lua flags=allow-oom", "swap.lua");
 /// See `sweep.lua`.
 pub(super) static SWEEP: LazyLock<Script> = script!("#!lua flags=allow-oom", "sweep.lua");
@@ -94,7 +94,7 @@ pub(super) enum Room {
     None,
 }
 
-/// The arguments of `swap.lua`. `now_ms`: a simulated time; without it the server's clock counts.
+/// The arguments of `swap.lua`, except the last, which the lane knows. `now_ms`: a simulated time; without it the server's clock counts.
 pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Vec<Bytes> {
     let expect = swap.expect.map_or_else(Bytes::new, stamp_bytes);
     let room = match room {
@@ -202,6 +202,14 @@ impl Head {
         let (written_ms, retention_ms, trims_ms) = (number(20)?, number(28)?, number(36)?);
         Some(Head { phase, written_ms, due_ms: retention_ms.min(trims_ms) })
     }
+}
+
+/// The answer to `TIME`, in milliseconds.
+pub(super) fn time_of(answer: &Value) -> Option<u64> {
+    let Value::Array(parts) = answer else { return None };
+    let [Value::BulkString(seconds), Value::BulkString(micros)] = parts.as_slice() else { return None };
+    let number = |bytes: &[u8]| str::from_utf8(bytes).ok()?.parse::<u64>().ok();
+    Some(number(seconds)? * 1_000 + number(micros)? / 1_000)
 }
 
 fn stamp_bytes(stamp: Stamp) -> Bytes {

@@ -148,7 +148,7 @@ impl Inner {
     ) -> Result<u32, StoreError> {
         let now_ms = match self.now_ms() {
             Some(now_ms) => now_ms,
-            None => time_of(&self.at_node(node, redis::cmd("TIME")).await?)
+            None => value::time_of(&self.at_node(node, redis::cmd("TIME")).await?)
                 .ok_or_else(|| StoreError::Corrupt("TIME was answered with something else".into()))?,
         };
         let heads = self.heads(keys).await?;
@@ -198,7 +198,7 @@ impl Inner {
                 step.keys.retain(|(key, _)| seen.insert(*key));
                 let now_ms = match self.now_ms() {
                     Some(now_ms) => now_ms,
-                    None => time_of(&self.at_node(&node, redis::cmd("TIME")).await?).unwrap_or(0),
+                    None => value::time_of(&self.at_node(&node, redis::cmd("TIME")).await?).unwrap_or(0),
                 };
                 for ((_, text), bytes, len) in self.sizes(step.keys).await? {
                     let Some(head) = Head::read(&bytes) else { continue };
@@ -272,11 +272,4 @@ impl Inner {
         });
         try_join_all(sizes).await
     }
-}
-
-fn time_of(answer: &Value) -> Option<u64> {
-    let Value::Array(parts) = answer else { return None };
-    let [Value::BulkString(seconds), Value::BulkString(micros)] = parts.as_slice() else { return None };
-    let number = |bytes: &[u8]| str::from_utf8(bytes).ok()?.parse::<u64>().ok();
-    Some(number(seconds)? * 1_000 + number(micros)? / 1_000)
 }
