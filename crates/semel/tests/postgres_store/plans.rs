@@ -49,8 +49,6 @@ async fn with_six_epochs_nothing_reads_a_partition_from_end_to_end() {
             store.swap(&key(n), &remove(stamp(n, 3))).await.unwrap();
         }
         drop(store);
-        let quiet =
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'semel' AND datname = current_database()";
         super::world::until("its sessions are over", async || world.sql(SESSIONS) == "0").await;
         assert_eq!(seq_scans(), before, "prepared: {prepared}");
         let scans = world.sql("SELECT sum(idx_scan) FROM pg_stat_user_tables WHERE relname ~ '^semel_records'");
