@@ -15,6 +15,8 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/semel-cli/tests/e2e/harness/mod.rs", "polls real processes, with a deadline"),
     ("crates/semel-cli/tests/e2e/harness/origin.rs", "an origin that is told to be slow"),
     ("crates/semel-cli/tests/e2e/kill_loop.rs", "kills at random moments"),
+    ("crates/semel-cli/tests/e2e/many/expiry.rs", "the clock that counts is a real server's"),
+    ("crates/semel-cli/tests/e2e/many/storm.rs", "clients that pause between two attempts"),
     ("crates/semel-cli/tests/e2e/crash.rs", "a stopped process outlives its lease by the kernel's clock"),
     ("crates/semel-cli/tests/sandbox/crash.rs", "kills at random moments"),
     ("crates/semel-cli/tests/sandbox/harness/process.rs", "polls real processes, with a deadline"),

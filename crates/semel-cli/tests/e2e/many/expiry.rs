@@ -123,7 +123,7 @@ for_each!(postgres, redis =>
 /// The server has not given the space back, or somebody told it never to.
 async fn x10_what_is_past_its_time_is_past_though_it_is_there(store: Store) {
     const REPLAY_FOR: Duration = Duration::from_millis(1_500);
-    const REMEMBER_FOR: Duration = Duration::from_millis(3_000);
+    const REMEMBER_FOR: Duration = Duration::from_secs(3);
     let toml = "[[route]]\nexecution_max = \"1500ms\"\ngrace = \"0s\"\nreplay_for = \"1500ms\"\n\
                 remember_for = \"3s\"\nunknown_for = \"3s\"\n";
     let origin = Origin::start().await;
