@@ -13,7 +13,7 @@ use semel::{
     store::{
         PhaseKind, RecordKey, Stamp, Store as _, StoreError, Swapped,
         redis::{Options, RedisStore},
-        shared::OpenError,
+        shared::{OpenError, Url},
     },
     testkit::sample::{completed, in_flight, key, put, stamp, unknown},
 };
@@ -37,7 +37,7 @@ async fn in_background<T: Send + 'static>(
 /// Entered by one of its nodes, so that it has to find the others.
 fn options(cluster: &RedisCluster) -> Options {
     let entrance = cluster.nodes()[5].port();
-    Options { replicas: 1, ..Options::at(format!("redis+cluster://127.0.0.1:{entrance}")) }
+    Options { replicas: 1, ..Options::new(format!("redis+cluster://127.0.0.1:{entrance}")) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,8 +60,7 @@ async fn a_cluster_is_found_by_any_of_its_nodes_and_used_whole() {
         assert!(there > 5, "shard {shard} has {there}");
     }
 
-    let single =
-        Options { url: options.url.replace("+cluster", ""), replicas: 0, accept_loss: true, ..options.clone() };
+    let single = Options { url: Url::new(cluster.primary(0).url()), replicas: 0, accept_loss: true, ..options.clone() };
     let refused = refusal(single).await;
     assert!(matches!(&refused, OpenError::Options(why) if why.contains("is part of a Cluster")), "{refused}");
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use semel::{
-    store::{Stamp, Store as _, StoreError, Swapped, redis::Options},
+    store::{Stamp, Store as _, StoreError, Swapped, redis::Options, shared::Url},
     testkit::sample::{completed, in_flight, key, put, stamp},
 };
 use semel_servers::{Mode, PrivateRedis, RedisOptions, TcpProxy, Trigger};
@@ -78,7 +78,8 @@ async fn e24_k14_a_lost_answer_is_known_again_by_its_stamp() {
     let proxy = proxy(server).await;
     let direct = options(server);
     let statement_max = Duration::from_millis(500);
-    let through = Options { url: format!("redis://127.0.0.1:{}", proxy.port()), statement_max, ..direct.clone() };
+    let through =
+        Options { url: Url::new(format!("redis://127.0.0.1:{}", proxy.port())), statement_max, ..direct.clone() };
     let (store, other) = (open(&through).await, open(&direct).await);
     assert_eq!(store.probe().await, Ok(()));
 
@@ -114,7 +115,7 @@ async fn k12_a_server_that_is_gone_is_unavailable_and_nothing_is_concluded() {
     let server = PrivateRedis::shared();
     let proxy = proxy(server).await;
     let through = Options {
-        url: format!("redis://127.0.0.1:{}", proxy.port()),
+        url: Url::new(format!("redis://127.0.0.1:{}", proxy.port())),
         statement_max: Duration::from_millis(300),
         ..options(server)
     };

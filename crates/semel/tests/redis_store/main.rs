@@ -30,7 +30,7 @@ fn start(options: RedisOptions) -> PrivateRedis {
 /// The options of a store of one's own on a server that others use too.
 fn options(server: &PrivateRedis) -> Options {
     static PREFIXES: AtomicU64 = AtomicU64::new(0);
-    Options { prefix: format!("test{}:", PREFIXES.fetch_add(1, Ordering::Relaxed)), ..Options::at(server.url()) }
+    Options { prefix: format!("test{}:", PREFIXES.fetch_add(1, Ordering::Relaxed)), ..Options::new(server.url()) }
 }
 
 async fn open(options: &Options) -> RedisStore {

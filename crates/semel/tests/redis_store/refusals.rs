@@ -3,7 +3,7 @@
 use semel::store::{
     Store as _, StoreError,
     redis::{Options, RedisStore},
-    shared::{OpenError, Password, Severity, Tls},
+    shared::{OpenError, Password, Severity, Tls, Url},
 };
 use semel_servers::{PrivateRedis, RedisOptions};
 
@@ -81,8 +81,8 @@ async fn what_a_crash_of_the_machine_can_lose_is_a_warning() {
 async fn what_cannot_be_is_refused_whatever_is_accepted() {
     let server = PrivateRedis::shared();
     let options = Options { accept_loss: true, ..options(server) };
-    let cluster = options.url.replace("redis://", "redis+cluster://");
-    let refused = refusal(Options { url: cluster, ..options.clone() }).await.to_string();
+    let cluster = server.url().replace("redis://", "redis+cluster://");
+    let refused = refusal(Options { url: Url::new(cluster), ..options.clone() }).await.to_string();
     assert!(refused.contains("not part of a Cluster"), "{refused}");
     let version = server.cli(&["INFO", "server"]).unwrap();
     if version.contains("redis_version:7.0") {
@@ -97,12 +97,12 @@ async fn a_password_is_never_told() {
     let server = start(RedisOptions { password: Some(password.to_owned()), ..RedisOptions::default() });
     let good = options(&server);
     let store = open(&good).await;
-    let bare = Options::at(format!("redis://127.0.0.1:{}", server.port()));
+    let bare = Options::new(format!("redis://127.0.0.1:{}", server.port()));
     let by_option = Options { password: Some(Password::new(password)), ..bare.clone() };
     open(&by_option).await;
 
     let wrong = Options { password: Some(Password::new("wrong-hunter2")), ..bare.clone() };
-    let gone = Options::at("redis://:hunter2@127.0.0.1:1");
+    let gone = Options::new("redis://:hunter2@127.0.0.1:1");
     let mut texts = vec![format!("{good:?} {by_option:?} {store:?}")];
     for options in [wrong, bare, gone] {
         let refused = refusal(options.clone()).await;
@@ -132,7 +132,7 @@ async fn connections_are_encrypted_and_both_sides_are_known() {
 
     let stranger = Options { tls: Tls { ca_file: good.tls.ca_file.clone(), ..Tls::default() }, ..good.clone() };
     let trusting_others = Options { tls: Tls { ca_file: None, ..good.tls.clone() }, ..good.clone() };
-    let plain = Options { url: good.url.replace("rediss://", "redis://"), ..good };
+    let plain = Options { url: Url::new(server.url().replace("rediss://", "redis://")), ..good };
     for options in [stranger, trusting_others, plain] {
         let refused = refusal(options).await;
         assert!(matches!(refused, OpenError::Unreachable { .. }), "{refused:?}");

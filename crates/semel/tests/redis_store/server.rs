@@ -143,7 +143,7 @@ async fn k11_without_memory_new_claims_are_refused_and_all_else_goes_on() {
 #[tokio::test]
 async fn a_queue_that_is_full_refuses_and_nothing_of_it_happens() {
     let server = start(RedisOptions::default());
-    let options = Options { connections: 1, queue_requests_max: 2, batch_requests_max: 1, ..options(&server) };
+    let options = Options { connections: 1, queue_max: 2, batch_requests_max: 1, ..options(&server) };
     let store = open(&options).await;
     assert_eq!(store.probe().await, Ok(()));
     server.pause();

@@ -112,9 +112,9 @@ impl Server {
 
     fn options(&self) -> Options {
         match self {
-            Server::Single(server) => Options::at(server.url()),
+            Server::Single(server) => Options::new(server.url()),
             // Confirmed without its copy, as by a single server; what a failover does is tested elsewhere.
-            Server::Cluster(cluster) => Options::at(cluster.urls().join(",").replace(",redis://", ",").replacen(
+            Server::Cluster(cluster) => Options::new(cluster.urls().join(",").replace(",redis://", ",").replacen(
                 "redis://",
                 "redis+cluster://",
                 1,

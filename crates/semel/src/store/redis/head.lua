@@ -11,10 +11,6 @@ local function server_now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function now_of(given)
-  return given == '' and server_now() or tonumber(given)
-end
-
 local function check(fields)
   return string.sub(redis.sha1hex(fields), 1, 8)
 end

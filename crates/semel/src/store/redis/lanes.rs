@@ -50,12 +50,12 @@ pub(super) struct Settings {
     /// With TLS, if there are certificates (which may be empty: those of this machine).
     pub(super) tls: Option<TlsCertificates>,
     pub(super) kind: Kind,
-    pub(super) lanes: u32,
+    pub(super) lanes: usize,
     pub(super) connect_max: Duration,
     pub(super) statement_max: Duration,
     pub(super) batch_requests_max: usize,
     pub(super) batch_bytes_max: usize,
-    pub(super) queue_requests_max: usize,
+    pub(super) queue_max: usize,
     pub(super) queue_bytes_max: usize,
     pub(super) copies: Copies,
     pub(super) accept_loss: bool,
@@ -235,7 +235,7 @@ struct Jobs {
 impl Queue {
     fn push(&self, job: Job, settings: &Settings) -> Result<(), Trouble> {
         let mut jobs = self.jobs.lock();
-        let is_full = jobs.waiting.len() >= settings.queue_requests_max
+        let is_full = jobs.waiting.len() >= settings.queue_max
             // One that is larger than the whole queue is let through alone.
             || (jobs.bytes + job.bytes > settings.queue_bytes_max && !jobs.waiting.is_empty());
         if is_full {

@@ -9,7 +9,7 @@
 //! a failover keeps it if the replica that takes over has it, for which writes can wait ([`Options::replicas`]), though
 //! no such wait makes Redis a consensus. [`RedisStore::open`] refuses servers that forget as a matter of course.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{ClientTlsConfig, TlsCertificates, Value};
@@ -20,7 +20,7 @@ use semel_core::{
 
 use super::{
     Clock, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
-    shared::{Finding, OpenError, Password, Severity, Tls, TlsPem, admit},
+    shared::{Finding, OpenError, Password, Severity, Tls, TlsPem, Url, admit},
 };
 use lanes::{Copies, Kind, Settings, Trouble, Writes};
 use nodes::{Nodes, Question, Whom};
@@ -36,7 +36,7 @@ mod walk;
 pub use walk::Stats;
 
 /// How many connections there are to each node, unless told otherwise.
-pub const CONNECTIONS_DEFAULT: u32 = 4;
+pub const CONNECTIONS_DEFAULT: usize = 4;
 /// How long a request may take with all its retries, unless told otherwise.
 pub const STATEMENT_MAX_DEFAULT: Duration = Duration::from_secs(5);
 /// How long connecting may take, unless told otherwise.
@@ -46,7 +46,7 @@ pub const BATCH_REQUESTS_MAX_DEFAULT: usize = 256;
 /// How many bytes are sent in one go, unless told otherwise; one request may be larger.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// How many requests wait for each node, unless told otherwise.
-pub const QUEUE_REQUESTS_MAX_DEFAULT: usize = 10_000;
+pub const QUEUE_MAX_DEFAULT: usize = 10_000;
 /// How many bytes wait for each node, unless told otherwise.
 pub const QUEUE_BYTES_MAX_DEFAULT: usize = 64 << 20;
 /// How long a write waits for its copies, unless told otherwise.
@@ -57,11 +57,11 @@ pub const PREFIX_DEFAULT: &str = "semel:";
 pub const PREFIX_BYTES_MAX: usize = 64;
 
 /// How to reach a [`RedisStore`], and within which limits it works.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// `redis://`, `rediss://` (TLS), `redis+cluster://` or `rediss+cluster://`, then `[user[:password]@]host[:port]`
     /// (for a Cluster several of these, with commas between) and `/database`. A password is better kept out of it.
-    pub url: String,
+    pub url: Url,
     /// Takes the place of a password in the URL.
     pub password: Option<Password>,
     /// Certificates, for the URLs with TLS.
@@ -69,7 +69,7 @@ pub struct Options {
     /// What all keys begin with: letters, digits and `: _ . -`, at most [`PREFIX_BYTES_MAX`]. Default [`PREFIX_DEFAULT`].
     pub prefix: String,
     /// Connections to each node. Default [`CONNECTIONS_DEFAULT`].
-    pub connections: u32,
+    pub connections: usize,
     /// How long a request may take, with all its retries. Default [`STATEMENT_MAX_DEFAULT`].
     pub statement_max: Duration,
     /// How long connecting may take. Default [`CONNECT_MAX_DEFAULT`].
@@ -78,8 +78,8 @@ pub struct Options {
     pub batch_requests_max: usize,
     /// How many bytes are sent in one go; one request may be larger. Default [`BATCH_BYTES_MAX_DEFAULT`].
     pub batch_bytes_max: usize,
-    /// How many requests wait for each node; one more is [`StoreError::Full`]. Default [`QUEUE_REQUESTS_MAX_DEFAULT`].
-    pub queue_requests_max: usize,
+    /// How many requests wait for each node; one more is [`StoreError::Full`]. Default [`QUEUE_MAX_DEFAULT`].
+    pub queue_max: usize,
     /// How many bytes wait for each node. Default [`QUEUE_BYTES_MAX_DEFAULT`].
     pub queue_bytes_max: usize,
     /// How many replicas must have a write before it is confirmed (`WAIT`). Default 0.
@@ -98,9 +98,9 @@ pub struct Options {
 
 impl Options {
     /// The defaults, at this URL.
-    pub fn at(url: impl Into<String>) -> Options {
+    pub fn new(url: impl Into<String>) -> Options {
         Options {
-            url: url.into(),
+            url: Url::new(url),
             password: None,
             tls: Tls::default(),
             prefix: PREFIX_DEFAULT.to_owned(),
@@ -109,7 +109,7 @@ impl Options {
             connect_max: CONNECT_MAX_DEFAULT,
             batch_requests_max: BATCH_REQUESTS_MAX_DEFAULT,
             batch_bytes_max: BATCH_BYTES_MAX_DEFAULT,
-            queue_requests_max: QUEUE_REQUESTS_MAX_DEFAULT,
+            queue_max: QUEUE_MAX_DEFAULT,
             queue_bytes_max: QUEUE_BYTES_MAX_DEFAULT,
             replicas: 0,
             local_aof: false,
@@ -117,20 +117,6 @@ impl Options {
             accept_loss: false,
             clock: None,
         }
-    }
-}
-
-/// Without what the URL or the password hide.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("url", &url::shown(&self.url))
-            .field("password", &self.password)
-            .field("prefix", &self.prefix)
-            .field("replicas", &self.replicas)
-            .field("local_aof", &self.local_aof)
-            .field("accept_loss", &self.accept_loss)
-            .finish_non_exhaustive()
     }
 }
 
@@ -169,7 +155,7 @@ impl RedisStore {
             statement_max: options.statement_max,
             batch_requests_max: options.batch_requests_max,
             batch_bytes_max: options.batch_bytes_max,
-            queue_requests_max: options.queue_requests_max,
+            queue_max: options.queue_max,
             queue_bytes_max: options.queue_bytes_max,
             copies,
             accept_loss: options.accept_loss,
@@ -218,8 +204,6 @@ impl RedisStore {
     /// Whether all gateways of this store derive its keys from the same secret: the first one leaves `check` there, and
     /// every other one compares. With different secrets each gateway would execute what another has executed.
     pub async fn agree_on(&self, check: [u8; 32]) -> Result<bool, StoreError> {
-        use fmt::Write as _;
-
         let key = format!("{}meta", self.0.prefix);
         let mut text = String::new();
         for byte in check {

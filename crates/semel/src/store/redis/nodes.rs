@@ -141,7 +141,7 @@ impl Nodes {
             let next = match (&trouble, &node) {
                 (Trouble::Refused(error), Some(node)) => shared.next(error, node, &mut attempt),
                 (Trouble::Full, _) => {
-                    let most = shared.settings.queue_requests_max;
+                    let most = shared.settings.queue_max;
                     return Err(StoreError::Full(format!("{most} requests or their bytes wait for Redis already")));
                 }
                 (Trouble::Late, _) => return Err(StoreError::TimedOut(shared.settings.statement_max)),

@@ -4,11 +4,12 @@
 -- 'done', 'absent', 'full', or { age, stamp, record }.
 
 local key, expect, stamp = KEYS[1], ARGV[2], ARGV[4]
+local server_ms = server_now()
 -- Whoever asked has given up, and may have undone what another copy of this did: a claim now would be nobody's.
-if server_now() > tonumber(ARGV[#ARGV]) then
+if server_ms > tonumber(ARGV[#ARGV]) then
   return redis.error_reply('LATE it comes after its time')
 end
-local now = now_of(ARGV[1])
+local now = ARGV[1] == '' and server_ms or tonumber(ARGV[1])
 local head = head_at(key)
 if head == false then
   return damaged()

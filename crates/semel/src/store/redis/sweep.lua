@@ -2,15 +2,15 @@
 -- went: 0 or 1.
 
 local key = KEYS[1]
-local now = now_of(ARGV[1])
+local now = ARGV[1] == '' and server_now() or tonumber(ARGV[1])
 local head = head_at(key)
 if head == false then
   return damaged()
 end
-local age = head and math.max(0, now - head.written)
 if not head then
   return 0
 end
+local age = math.max(0, now - head.written)
 if age >= head.retention then
   redis.call('DEL', key)
   return 1

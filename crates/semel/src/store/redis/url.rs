@@ -39,9 +39,9 @@ const SCHEMES: [(&str, Kind, Transport); 4] = [
 /// Reads the URL and refuses options that cannot work. No error shows the URL, which may hold a password.
 pub(super) fn read(options: &Options) -> Result<At, OpenError> {
     let wrong = |text: &str| Err(OpenError::Options(text.to_owned()));
-    let scheme = SCHEMES
-        .iter()
-        .find_map(|(scheme, kind, transport)| Some((*kind, *transport, options.url.strip_prefix(scheme)?)));
+    let text = options.url.expose();
+    let scheme =
+        SCHEMES.iter().find_map(|(scheme, kind, transport)| Some((*kind, *transport, text.strip_prefix(scheme)?)));
     let Some((kind, transport, rest)) = scheme else {
         return wrong("the URL of the store begins with redis://, rediss://, redis+cluster:// or rediss+cluster://");
     };
@@ -87,12 +87,12 @@ pub(super) fn read(options: &Options) -> Result<At, OpenError> {
         return Err(OpenError::Options(format!("prefix is at most {PREFIX_BYTES_MAX} letters, digits and : _ . -")));
     }
     let limits = [
-        ("connections", u128::from(options.connections)),
+        ("connections", options.connections as u128),
         ("statement_max", options.statement_max.as_millis()),
         ("connect_max", options.connect_max.as_millis()),
         ("batch_requests_max", options.batch_requests_max as u128),
         ("batch_bytes_max", options.batch_bytes_max as u128),
-        ("queue_requests_max", options.queue_requests_max as u128),
+        ("queue_max", options.queue_max as u128),
         ("queue_bytes_max", options.queue_bytes_max as u128),
         ("copies_wait_max", options.copies_wait_max.as_millis()),
     ];
@@ -106,17 +106,10 @@ pub(super) fn read(options: &Options) -> Result<At, OpenError> {
     Ok(At { kind, transport, addresses, login })
 }
 
-/// The URL without user and password.
-pub(super) fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "(no URL)".to_owned() };
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    format!("{scheme}://{hosts}/{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::shared::Url;
 
     fn refused(options: &Options) -> String {
         match read(options) {
@@ -127,24 +120,24 @@ mod tests {
 
     #[test]
     fn a_url_says_where_and_how_and_who() {
-        let at = read(&Options::at("rediss+cluster://ann:p%40ss@one:7000,[::1]:7001,three")).unwrap();
+        let at = read(&Options::new("rediss+cluster://ann:p%40ss@one:7000,[::1]:7001,three")).unwrap();
         assert_eq!((at.kind, at.transport), (Kind::Cluster, Transport::Tls));
         let addresses: Vec<String> = at.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["one:7000", "[::1]:7001", "three:6379"]);
         assert_eq!((at.login.username(), at.login.password()), (Some("ann"), Some("p@ss")));
-        let at = read(&Options::at("redis://localhost/3")).unwrap();
+        let at = read(&Options::new("redis://localhost/3")).unwrap();
         assert_eq!((at.kind, at.transport, at.login.db()), (Kind::Single, Transport::Plain, 3));
     }
 
     #[test]
     fn what_cannot_work_is_refused_and_no_text_shows_the_password() {
-        let good = Options::at("redis://:hunter2@localhost");
+        let good = Options::new("redis://:hunter2@localhost");
         let cases = [
-            Options { url: "http://:hunter2@localhost".into(), ..good.clone() },
-            Options { url: "redis://:hunter2@localhost:port".into(), ..good.clone() },
-            Options { url: "redis://:hunter2@localhost/?protocol=resp3".into(), ..good.clone() },
-            Options { url: "redis://:hunter2@one,two".into(), ..good.clone() },
-            Options { url: "redis+cluster://:hunter2@one/2".into(), ..good.clone() },
+            Options { url: Url::new("http://:hunter2@localhost"), ..good.clone() },
+            Options { url: Url::new("redis://:hunter2@localhost:port"), ..good.clone() },
+            Options { url: Url::new("redis://:hunter2@localhost/?protocol=resp3"), ..good.clone() },
+            Options { url: Url::new("redis://:hunter2@one,two"), ..good.clone() },
+            Options { url: Url::new("redis+cluster://:hunter2@one/2"), ..good.clone() },
             Options { prefix: "{semel}".into(), ..good.clone() },
             Options { prefix: "semel*".into(), ..good.clone() },
             Options { connections: 0, ..good.clone() },
