@@ -173,6 +173,19 @@ async fn tls_is_used_and_checked_and_the_client_shows_its_certificate() {
 }
 
 #[tokio::test]
+async fn many_who_migrate_at_once_make_the_tables_once() {
+    let server = PrivatePostgres::shared_durable();
+    for _ in 0..5 {
+        let options = Options::new(server.url(&server.fresh_database()));
+        let migrations = (0..8).map(|_| tokio::spawn(PostgresStore::migrate(options.clone())));
+        for migrated in futures_util::future::join_all(migrations).await {
+            migrated.unwrap().unwrap();
+        }
+        PostgresStore::open(options).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn two_gateways_agree_on_one_secret_or_the_second_is_told() {
     let world = World::new().await;
     let (one, other) = (world.open().await, world.open().await);

@@ -10,6 +10,7 @@ use semel_core::{
     fingerprint::Fingerprint,
     record::{ExchangeId, Phase},
 };
+use tokio_postgres::error::SqlState;
 
 pub use self::keeper::Stats;
 use self::{
@@ -68,6 +69,8 @@ pub struct Options {
 
 /// See [`Options::connections`].
 pub const CONNECTIONS_DEFAULT: usize = 4;
+/// How often a migration is tried that somebody else runs at the same moment.
+const MIGRATION_TRIES_MAX: u32 = 10;
 /// See [`Options::statement_max`].
 pub const STATEMENT_MAX_DEFAULT: Duration = Duration::from_secs(5);
 /// See [`Options::connect_max`].
@@ -194,7 +197,7 @@ impl PostgresStore {
             Err(error) => return Err(error),
         };
         if !there {
-            connection.client().batch_execute(sql::MIGRATION).await.map_err(|error| broken(&error))?;
+            make_tables(connection.client()).await.map_err(|error| broken(&error))?;
             if let Some(now) = lanes::now_ms(options.clock.as_ref()) {
                 let sql = format!("UPDATE semel_epochs SET opened_ms = {now} WHERE epoch = 1");
                 connection.client().batch_execute(&sql).await.map_err(|error| broken(&error))?;
@@ -290,4 +293,19 @@ impl Drop for Shared {
         self.swaps.close();
         self.loads.close();
     }
+}
+
+/// Runs the migration, again where somebody else made the same tables meanwhile: `IF NOT EXISTS` does not wait for them.
+async fn make_tables(client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+    let is_race = |error: &tokio_postgres::Error| {
+        let races = [&SqlState::UNIQUE_VIOLATION, &SqlState::DUPLICATE_TABLE, &SqlState::DUPLICATE_OBJECT];
+        error.code().is_some_and(|code| races.contains(&code))
+    };
+    for _ in 1..MIGRATION_TRIES_MAX {
+        match client.batch_execute(sql::MIGRATION).await {
+            Err(error) if is_race(&error) => client.batch_execute("ROLLBACK").await?,
+            done => return done,
+        }
+    }
+    client.batch_execute(sql::MIGRATION).await
 }

@@ -37,8 +37,6 @@ macro_rules! fillfactor {
 pub(super) const MIGRATION: &str = concat!(
     "\
 BEGIN;
--- Two who migrate at once.
-SELECT pg_advisory_xact_lock(7238551966461013);
 CREATE TABLE IF NOT EXISTS semel_meta (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version integer NOT NULL,
