@@ -35,7 +35,7 @@ pub(super) fn race(scale: &Scale, disk: &mut RawDisk) -> anyhow::Result<Vec<Race
     };
     let runtime = runtime()?;
     let store =
-        runtime.block_on(RedisStore::open(Options::at(server.url()))).context("cannot open the store in Redis")?;
+        runtime.block_on(RedisStore::open(Options::new(server.url()))).context("cannot open the store in Redis")?;
     let contest = Contest {
         server: REDIS,
         rival: "redis-benchmark SET ÷ 2",

@@ -109,14 +109,14 @@ fn redis_options(config: &StoreConfig, url: &StoreUrl) -> Result<redis::Options,
     Ok(redis::Options {
         password: password(config)?,
         tls: tls(config),
-        connections: u32::try_from(config.connections).expect("the configuration has at most a thousand"),
+        connections: config.connections,
         statement_max: config.statement_max,
         connect_max: config.connect_max,
         accept_loss: config.accept_loss,
         prefix: config.prefix.clone(),
         replicas: config.replicas,
         local_aof: config.local_aof,
-        ..redis::Options::at(url.as_str())
+        ..redis::Options::new(url.as_str())
     })
 }
 
