@@ -53,7 +53,11 @@ end() {
     [ -n "$server" ] || return 0
     kill -CONT "$server"
     kill "-$1" "$server"
+    # Again, for a Redis that refuses while it writes its first log.
+    while sleep 0.5 && kill "-$1" "$server"; do :; done </dev/null >/dev/null 2>&1 &
+    again=$!
     wait "$server"
+    kill "$again"
     server=
 }
 echo "$folder"
