@@ -75,6 +75,10 @@ COMMIT;
 
 /// A batch of swaps of different keys, in ascending order of key so that two batches wait for each other in one order.
 ///
+/// A key has one row, and `LIMIT` tells the planner about as much (2, so that a second one is noticed): in a partition that
+/// the server has not analysed yet it would expect thousands, and read it from end to end to join them. `ORDER BY` keeps it
+/// to the index.
+///
 /// `seen` is what the snapshot shows, and what is answered unless a write below succeeds. A write that meets another
 /// row than the one seen changes nothing: such a swap is asked again, with a new snapshot.
 pub(super) const SWAP: &str = concat!(
@@ -90,7 +94,7 @@ seen AS MATERIALIZED (
     " AS now_ms OFFSET 0) c
     CROSS JOIN unnest($3::bytea[], $4::bytea[], $5::bytea[], $6::bigint[], $7::smallint[], $8::bytea[])
         WITH ORDINALITY AS a(key, expect, put, retention_ms, phase, record, n)
-    LEFT JOIN LATERAL (SELECT * FROM semel_records r WHERE r.key = a.key OFFSET 0) r ON true
+    LEFT JOIN LATERAL (SELECT * FROM semel_records r WHERE r.key = a.key ORDER BY r.epoch DESC LIMIT 2) r ON true
     WHERE c.waits IS NOT NULL
 ),
 -- In place: what replaces the record that was expected, or a record of this epoch that is past.
@@ -163,7 +167,7 @@ FROM (SELECT ",
     now_ms!("1"),
     " AS now_ms OFFSET 0) c
 CROSS JOIN unnest($2::bytea[]) WITH ORDINALITY AS a(key, n)
-CROSS JOIN LATERAL (SELECT * FROM semel_records r WHERE r.key = a.key OFFSET 0) r
+CROSS JOIN LATERAL (SELECT * FROM semel_records r WHERE r.key = a.key ORDER BY r.epoch DESC LIMIT 2) r
 WHERE r.expires_ms > c.now_ms
 "
 );
