@@ -31,8 +31,9 @@ use tokio::{
 
 use crate::{
     body::Body,
+    event::{Event, Exchanged, Observer},
+    layer::State,
     store::{Store, StoreError},
-    waiters::Waiters,
 };
 
 /// How often a claim is asked for again after the store failed, before the caller is told.
@@ -87,20 +88,17 @@ pub(crate) struct Told {
     pub lost: LostCause,
 }
 
-/// What the log says of an exchange besides its answer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Summary {
-    pub exchange: ExchangeId,
-    /// The how-manieth execution it made; zero: none.
-    pub attempt: u32,
-    pub claim: Duration,
-    pub execute: Duration,
-    pub settle: Duration,
+/// An exchange that has done nothing yet, for what is told of it in the end.
+pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
+    let none = Duration::ZERO;
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none }
 }
 
-impl Summary {
-    pub(crate) fn of(exchange: ExchangeId) -> Summary {
-        Summary { exchange, attempt: 0, claim: Duration::ZERO, execute: Duration::ZERO, settle: Duration::ZERO }
+/// What an exchange reports to: one line in the log, and whoever else listens.
+pub(crate) fn report(observer: Option<&dyn Observer>, event: &Event<'_>) {
+    event.log();
+    if let Some(observer) = observer {
+        observer.answered(event);
     }
 }
 
@@ -108,8 +106,8 @@ impl Summary {
 /// answer had to be told before.
 pub(crate) async fn drive<F>(
     store: &Arc<dyn Store>,
-    waiters: &Waiters,
-    giving_back: &Semaphore,
+    state: &State,
+    observer: Option<&dyn Observer>,
     covered: &Covered,
     guard: Guard,
     mut tell: oneshot::Sender<Told>,
@@ -117,6 +115,7 @@ pub(crate) async fn drive<F>(
 ) where
     F: Future<Output = Execution>,
 {
+    let State { waiters, giving_back, .. } = state;
     let key = covered.record_key;
     let id = new_exchange_id();
     let guard_key = match &guard {
@@ -129,7 +128,7 @@ pub(crate) async fn drive<F>(
     let mut executed: Option<Execution> = None;
     // Only where somebody may wait for it.
     let _running = if covered.route.wait_max.is_zero() { None } else { waiters.running(id) };
-    let mut summary = Summary::of(id);
+    let mut summary = exchanged(id, key);
     let mut claimed_at = Instant::now();
     let mut patient_until = claimed_at + CLAIM_PATIENCE;
     loop {
@@ -179,7 +178,7 @@ pub(crate) async fn drive<F>(
                         let Step::Answer(answer) = exchange.on_store_failed() else {
                             unreachable!("a failed settle ends the exchange")
                         };
-                        tell_all(tell, &covered.route, answer, executed, &summary);
+                        tell_all(tell, observer, &covered.route, answer, executed, &summary);
                         settling.await;
                         return;
                     }
@@ -205,7 +204,7 @@ pub(crate) async fn drive<F>(
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
-                tell_all(tell, &covered.route, answer, None, &summary);
+                tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
                 if !give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await {
@@ -214,7 +213,7 @@ pub(crate) async fn drive<F>(
                 return;
             }
             Step::Answer(answer) => {
-                tell_all(tell, &covered.route, answer, executed, &summary);
+                tell_all(tell, observer, &covered.route, answer, executed, &summary);
                 return;
             }
         };
@@ -224,40 +223,32 @@ pub(crate) async fn drive<F>(
 /// Tells the answer, and logs it whether or not somebody still listens.
 fn tell_all(
     tell: oneshot::Sender<Told>,
+    observer: Option<&dyn Observer>,
     route: &RoutePolicy,
     answer: Answer,
     executed: Option<Execution>,
-    summary: &Summary,
+    summary: &Exchanged,
 ) {
     let (response, lost) = executed.map_or((None, LostCause::Failed), |execution| (execution.response, execution.lost));
     let told = Told { answer, response, lost };
-    log(route, &told, summary);
+    report(observer, &told.event(route, *summary));
     // The client may be gone. The record says all there is to say.
     let _ = tell.send(told);
 }
 
-/// The one line of an exchange. Never a key, a credential or content.
-pub(crate) fn log(route: &RoutePolicy, told: &Told, summary: &Summary) {
-    let Told { answer, response, lost } = told;
-    let own_status = response.as_ref().map_or(0, |response| response.status().as_u16());
-    let (decision, status) = match answer {
-        Answer::Own { status, .. } => (status.map_or("completed", KeyStatus::as_str), own_status),
-        Answer::Replay(reply) => ("replay", reply.status),
-        Answer::Refuse(problem) => (problem.kind.code(), route.status_of(problem.kind).as_u16()),
-        Answer::Lost(_) => ("lost", lost.status().as_u16()),
-    };
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    tracing::info!(
-        target: "semel::exchange",
-        exchange = %summary.exchange,
-        route = route.name(),
-        decision,
-        attempt = summary.attempt,
-        status,
-        claim_us = micros(summary.claim),
-        execute_us = micros(summary.execute),
-        settle_us = micros(summary.settle),
-    );
+impl Told {
+    /// What is reported of it.
+    pub(crate) fn event<'a>(&self, route: &'a RoutePolicy, exchanged: Exchanged) -> Event<'a> {
+        let Told { answer, response, lost } = self;
+        let own_status = response.as_ref().map_or(0, |response| response.status().as_u16());
+        let (decision, status) = match answer {
+            Answer::Own { status, .. } => (status.map_or("completed", KeyStatus::as_str), own_status),
+            Answer::Replay(reply) => ("replay", reply.status),
+            Answer::Refuse(problem) => (problem.kind.code(), route.status_of(problem.kind).as_u16()),
+            Answer::Lost(_) => ("lost", lost.status().as_u16()),
+        };
+        Event { route, decision, status, exchange: Some(exchanged) }
+    }
 }
 
 /// What a store that does not answer may have done.

@@ -36,8 +36,9 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{Body, BoxError},
-    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look},
+    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look, report},
     effect::{Lost, NotSent},
+    event::{Event, Observer},
     observe::{Released, Watched, release_by_operator},
     reply::{self, Content},
     store::{Store, StoreError},
@@ -53,15 +54,24 @@ const SWEEP_RECORDS_MAX: u32 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Semel(Arc<Shared>);
 
-#[derive(Debug)]
+// Cloned only to change one of its parts before it serves.
+#[derive(Clone, Debug)]
 struct Shared {
-    policy: Policy,
+    policy: Arc<Policy>,
     secret: Secret,
     store: Arc<dyn Store>,
-    waiters: Waiters,
-    giving_back: Semaphore,
-    running: TaskTracker,
+    state: Arc<State>,
     authorize: Option<Arc<dyn Authorize>>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+/// What runs now.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub waiters: Waiters,
+    /// See [`GIVING_BACK_MAX`].
+    pub giving_back: Semaphore,
+    running: TaskTracker,
 }
 
 /// Asks, before a kept reply is told, whether these credentials are still good (`peers.md` #47): a replay never reaches
@@ -84,30 +94,37 @@ pub struct ExecutionInfo {
 impl Semel {
     /// Brings the three together.
     pub fn new(policy: Policy, secret: Secret, store: Arc<dyn Store>) -> Semel {
-        Semel(Arc::new(Shared {
-            policy,
-            secret,
-            store,
+        let state = State {
             waiters: Waiters::default(),
             giving_back: Semaphore::new(GIVING_BACK_MAX),
             running: TaskTracker::new(),
-            authorize: None,
-        }))
+        };
+        let (policy, state) = (Arc::new(policy), Arc::new(state));
+        Semel(Arc::new(Shared { policy, secret, store, state, authorize: None, observer: None }))
     }
 
-    /// The same, asking `authorize` before every replay. To be called before the first [`Semel::layer`].
+    /// The same, asking `authorize` before every replay.
     #[must_use]
     pub fn authorize_replays(self, authorize: Arc<dyn Authorize>) -> Semel {
-        let shared = &self.0;
-        Semel(Arc::new(Shared {
-            policy: shared.policy.clone(),
-            secret: shared.secret.clone(),
-            store: Arc::clone(&shared.store),
-            waiters: Waiters::default(),
-            giving_back: Semaphore::new(GIVING_BACK_MAX),
-            running: shared.running.clone(),
-            authorize: Some(authorize),
-        }))
+        self.with(|shared| shared.authorize = Some(authorize))
+    }
+
+    /// The same, telling `observer` of every request on a covered route.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Semel {
+        self.with(|shared| shared.observer = Some(observer))
+    }
+
+    /// The same with another policy: what was claimed under the old one is settled under it, and counts on both sides.
+    #[must_use]
+    pub fn with_policy(&self, policy: Policy) -> Semel {
+        self.clone().with(|shared| shared.policy = Arc::new(policy))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Semel {
+        let mut shared = Shared::clone(&self.0);
+        change(&mut shared);
+        Semel(Arc::new(shared))
     }
 
     /// The layer to put around the service that executes.
@@ -136,14 +153,14 @@ impl Semel {
 
     /// How many executions run now.
     pub fn running(&self) -> usize {
-        self.0.running.len()
+        self.0.state.running.len()
     }
 
     /// Waits at most `at_most` for the running executions to settle, and for claims that the store did not confirm to be
     /// given back; says how many still ran then. Stop admitting requests before.
     pub async fn drain(&self, at_most: Duration) -> usize {
-        self.0.running.close();
-        let _ = tokio::time::timeout(at_most, self.0.running.wait()).await;
+        self.0.state.running.close();
+        let _ = tokio::time::timeout(at_most, self.0.state.running.wait()).await;
         self.running()
     }
 
@@ -220,12 +237,13 @@ where
                 })
             }
             Admission::Refuse(refused) => {
-                log_refused(&refused.route, &refused.problem);
+                report_refused(shared.observer.as_deref(), &refused.route, &refused.problem);
                 let response = reply::problem(&shared.policy, Some(&refused.route), &refused.problem);
                 Box::pin(async move { Ok(response) })
             }
             Admission::Read(admitted) => Box::pin(async move {
-                match complete(&shared.policy, &shared.secret, &mut parts, body, admitted).await {
+                let observer = shared.observer.as_deref();
+                match complete(&shared.policy, &shared.secret, observer, &mut parts, body, admitted).await {
                     Complete::Covered(covered, content) => {
                         Ok(exchange(shared, inner, parts, content, covered, watched).await)
                     }
@@ -274,6 +292,7 @@ pub(crate) enum Complete {
 pub(crate) async fn complete<B>(
     policy: &Policy,
     secret: &Secret,
+    observer: Option<&dyn Observer>,
     parts: &mut Parts,
     mut body: B,
     admitted: Admitted,
@@ -284,7 +303,7 @@ where
 {
     let route = Arc::clone(admitted.route());
     let refuse = |problem: &Problem| {
-        log_refused(&route, problem);
+        report_refused(observer, &route, problem);
         Complete::Refused(reply::problem(policy, Some(&route), problem))
     };
     let reading = reply::read(&mut body, route.request_body_bytes_max);
@@ -327,7 +346,7 @@ where
     // Nothing is claimed yet, so a client that vanishes while this is looked up leaves nothing.
     let Some(guard) = resolve(&*shared.store, &shared.secret, covered.guard.take()).await else {
         let problem = Problem::new(ProblemType::StoreUnavailable);
-        log_refused(&covered.route, &problem);
+        report_refused(shared.observer.as_deref(), &covered.route, &problem);
         return reply::problem(&shared.policy, Some(&covered.route), &problem);
     };
     // Only where replays are authorised is the request needed once it is on its way.
@@ -343,10 +362,10 @@ where
             log_override(&route, exchange, reason.as_deref());
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
-        let Shared { store, waiters, giving_back, .. } = &*driving;
-        drive(store, waiters, giving_back, &covered, guard, tell, execute).await;
+        let Shared { store, state, observer, .. } = &*driving;
+        drive(store, state, observer.as_deref(), &covered, guard, tell, execute).await;
     });
-    shared.running.spawn(exchange);
+    shared.state.running.spawn(exchange);
     let Ok(told) = told.await else {
         // Only a bug or a runtime that shuts down ends the task unheard; whether it executed is not known here.
         let problem = Problem::new(ProblemType::OutcomeUnknown);
@@ -515,12 +534,8 @@ async fn tell_own(policy: &Policy, authorize: Option<&dyn Authorize>, asked: &As
     }
 }
 
-/// The line of a request that was refused before there was an exchange.
-pub(crate) fn log_refused(route: &RoutePolicy, problem: &Problem) {
-    tracing::info!(
-        target: "semel::exchange",
-        route = route.name(),
-        decision = problem.kind.code(),
-        status = route.status_of(problem.kind).as_u16(),
-    );
+/// Reports a request that was refused before there was an exchange.
+pub(crate) fn report_refused(observer: Option<&dyn Observer>, route: &RoutePolicy, problem: &Problem) {
+    let (decision, status) = (problem.kind.code(), route.status_of(problem.kind).as_u16());
+    report(observer, &Event { route, decision, status, exchange: None });
 }

@@ -6,6 +6,7 @@
 pub mod body;
 mod drive;
 pub mod effect;
+mod event;
 pub mod layer;
 mod observe;
 mod reply;
@@ -18,6 +19,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
+pub use event::{Event, Exchanged, Observer};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use reply::{problem, problem_with_status};

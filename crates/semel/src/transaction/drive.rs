@@ -31,8 +31,9 @@ use super::{
 };
 use crate::{
     body::Body,
-    drive::{Execution, LostCause, Summary, Told, log, new_exchange_id},
+    drive::{Execution, LostCause, Told, exchanged, new_exchange_id, report},
     effect::{Lost, NotSent},
+    event::Exchanged,
     layer::{ExecutionInfo, declared_effect, log_override},
     reply,
 };
@@ -80,10 +81,10 @@ pub(super) async fn covered<DB, W>(
         request,
         work,
         pending: Pending::Nothing,
-        summary: Summary::of(id),
+        summary: exchanged(id, covered.record_key),
     };
     let Some(told) = driver.drive(&mut tell).await else { return };
-    log(&covered.route, &told, &driver.summary);
+    report(None, &told.event(&covered.route, driver.summary));
     // The client may be gone. The record says all there is to say.
     let _ = tell.send(told);
 }
@@ -188,7 +189,7 @@ struct Driver<'a, DB: Register, W> {
     request: Request<Bytes>,
     work: &'a W,
     pending: Pending,
-    summary: Summary,
+    summary: Exchanged,
 }
 
 /// How a transaction is to end, and what the caller is told once it has.

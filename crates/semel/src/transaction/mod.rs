@@ -95,7 +95,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     body::{Body, BoxError},
-    layer::{Asked, Complete, complete, head, log_refused, say_status, tell_answer},
+    layer::{Asked, Complete, complete, head, report_refused, say_status, tell_answer},
     observe::{Released, Releasing, Watched, release_by_operator},
     reply::{self, Content},
     store::{Clock, Found, StoreError, Swap, Swapped, SystemClock},
@@ -290,12 +290,12 @@ impl<DB: Register> Transactional<DB> {
                 self.pass_on(watched, response).await
             }
             Admission::Refuse(refused) => {
-                log_refused(&refused.route, &refused.problem);
+                report_refused(None, &refused.route, &refused.problem);
                 reply::problem(&shared.policy, Some(&refused.route), &refused.problem)
             }
             Admission::Read(admitted) => {
                 let route = Arc::clone(admitted.route());
-                match complete(&shared.policy, &shared.secret, &mut parts, body, admitted).await {
+                match complete(&shared.policy, &shared.secret, None, &mut parts, body, admitted).await {
                     Complete::Covered(mut covered, content) => {
                         let request = Request::from_parts(parts, whole(content).await);
                         let asked = Asked::of(&mut covered, None);
