@@ -7,13 +7,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use semel::Semel;
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
     listen::Closing,
     release::{self, RELEASE_PATH, Token},
+    reload::CurrentTerms,
 };
 
 /// How long the store may take to prove that it works.
@@ -26,10 +26,8 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 /// What the admin address answers from.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    /// Whose store is probed.
-    pub semel: Semel,
-    /// The policy document.
-    pub policy: Bytes,
+    /// Whose store is probed, and whose policy is told.
+    pub terms: CurrentTerms,
     /// What operators show before they release anything; without it nobody can.
     pub token: Option<Token>,
     /// Begun when the process no longer accepts.
@@ -75,7 +73,7 @@ impl Admin {
         match request.uri().path() {
             "/healthz" => json(StatusCode::OK, "{\"status\":\"alive\"}\n"),
             "/readyz" => self.readiness().await,
-            POLICY_PATH => published(&self.policy),
+            POLICY_PATH => published(&self.terms.load().document),
             _ => json(
                 StatusCode::NOT_FOUND,
                 "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and POST /v1/release\"}\n",
@@ -89,7 +87,8 @@ impl Admin {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let (status, content) = release::answer(&self.semel, self.token.as_ref(), request).await;
+        let semel = self.terms.load().semel.clone();
+        let (status, content) = release::answer(&semel, self.token.as_ref(), request).await;
         let mut response = json(status, format!("{content}\n"));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -101,7 +100,8 @@ impl Admin {
         if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
         }
-        match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {
+        let store = Arc::clone(self.terms.load().semel.store());
+        match tokio::time::timeout(PROBE_MAX, store.probe()).await {
             Ok(Ok(())) => json(StatusCode::OK, "{\"status\":\"ready\"}\n"),
             Ok(Err(error)) => {
                 tracing::warn!(target: "semel::store", %error, "not ready: the store's probe failed");
