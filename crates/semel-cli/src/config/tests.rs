@@ -22,11 +22,32 @@ fn errors_name_file_line_column_member_and_what_would_be_right() {
             |          ^^^^^^^^^"#]],
     );
     check_error(
-        "[gateway]\nupstream = \"https://api.example.com\"\n",
-        &expect![[r#"
-        semel.toml:2:12: gateway.upstream: expected an origin such as "http://127.0.0.1:3000", found "https://api.example.com": https to the origin is not supported yet; put the gateway beside the origin, or let a local proxy speak TLS
-          2 | upstream = "https://api.example.com"
-            |            ^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+        "[gateway]\nupstream = \"ftp://api.example.com\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[gateway]\nupstream = \"https://bad_%41_host\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a.pem\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a.pem\"\nkey_file = \"a.key\"\nclient_certificate = \"required\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a\"\nkey_file = \"b\"\nclient_ca_file = \"c\"\nclient_certificate = \"none\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[gateway]\nupstream = \"http://a\"\nupstream_ca_file = \"ca.pem\"\n",
+        &expect![[""]],
+    );
+    check_error(
+        "[gateway]\nupstream = \"https://a\"\nupstream_client_cert_file = \"client.pem\"\n",
+        &expect![[""]],
     );
     check_error(
         "[gateway]\nupstream = \"http://a/b\"\n",
