@@ -10,6 +10,18 @@ use semel_core::{policy::RoutePolicy, record::ExchangeId, scope::RecordKey};
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A request was answered.
     fn answered(&self, event: &Event<'_>);
+
+    /// A request passed through without protection.
+    fn passed(&self, _why: Passed) {}
+}
+
+/// Why a request passed through without protection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passed {
+    /// No route covers it, or its route has no use for its key.
+    NotCovered,
+    /// It has no key, and its route lets that pass.
+    WithoutKey,
 }
 
 /// One request that was answered. Never a key, a credential or content.

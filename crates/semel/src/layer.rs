@@ -38,7 +38,7 @@ use crate::{
     body::{Body, BoxError},
     drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look, report},
     effect::{Lost, NotSent},
-    event::{Event, Observer},
+    event::{Event, Observer, Passed},
     observe::{Released, Watched, release_by_operator},
     reply::{self, Content},
     store::{Store, StoreError},
@@ -228,6 +228,7 @@ where
         let watched = Watched::of(&shared.policy, &shared.secret, &mut parts);
         match admit::admit(&shared.policy, &head(&parts), now) {
             Admission::Pass(status) => {
+                report_passed(shared.observer.as_deref(), status);
                 let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
                 Box::pin(async move {
                     let response = call.await?.map(Body::streaming);
@@ -248,6 +249,7 @@ where
                         Ok(exchange(shared, inner, parts, content, covered, watched).await)
                     }
                     Complete::Unprotected(content) => {
+                        report_passed(observer, Some(KeyStatus::Absent));
                         let response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
                         let mut response = pass_on(&shared, watched, response).await;
                         say_status(&mut response, Some(KeyStatus::Absent));
@@ -538,4 +540,11 @@ async fn tell_own(policy: &Policy, authorize: Option<&dyn Authorize>, asked: &As
 pub(crate) fn report_refused(observer: Option<&dyn Observer>, route: &RoutePolicy, problem: &Problem) {
     let (decision, status) = (problem.kind.code(), route.status_of(problem.kind).as_u16());
     report(observer, &Event { route, decision, status, exchange: None });
+}
+
+/// Reports a request that passes through, by what is told of its key.
+fn report_passed(observer: Option<&dyn Observer>, status: Option<KeyStatus>) {
+    if let Some(observer) = observer {
+        observer.passed(if status == Some(KeyStatus::Absent) { Passed::WithoutKey } else { Passed::NotCovered });
+    }
 }

@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
     listen::Closing,
+    metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
     release::{self, RELEASE_PATH, Token},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Admin {
     pub token: Option<Token>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Admin {
@@ -76,9 +79,10 @@ impl Admin {
             "/healthz" => json(StatusCode::OK, "{\"status\":\"alive\"}\n"),
             "/readyz" => self.readiness().await,
             POLICY_PATH => published(&self.policy),
+            METRICS_PATH => metrics(&self.metrics),
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and POST /v1/release\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and POST /v1/release\"}\n",
             ),
         }
     }
@@ -120,6 +124,12 @@ pub(crate) fn published(document: &Bytes) -> Response<Full<Bytes>> {
     let mut response = json(StatusCode::OK, "");
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
     *response.body_mut() = Full::new(document.clone());
+    response
+}
+
+fn metrics(metrics: &Metrics) -> Response<Full<Bytes>> {
+    let mut response = json(StatusCode::OK, metrics.page());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     response
 }
 
