@@ -11,6 +11,7 @@ pub mod figures;
 pub mod layer;
 mod observe;
 mod reply;
+mod seal;
 mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
