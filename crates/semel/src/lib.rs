@@ -21,7 +21,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
-pub use event::{Event, Exchanged, Observer, Passed};
+pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use reply::{problem, problem_with_status};

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use semel::{
-    Semel,
+    Observer, Semel,
     store::{
         Store,
         measured::{Measured, Measures},
@@ -35,8 +35,8 @@ use self::{
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
+    operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
-    release::Token,
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
@@ -52,9 +52,9 @@ mod framing;
 mod headers;
 mod listen;
 mod metrics;
+mod operators;
 mod pool;
 mod published;
-mod release;
 #[cfg(test)]
 mod tests;
 
@@ -90,8 +90,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
+    let recent = Arc::new(Recent::default());
+    let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let operators = Operators::new(semel.clone(), recent);
     let observing = Observing { counts, measures, telemetry };
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, observing, &words));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -125,6 +128,7 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
+    operators: Operators,
     token: Option<Token>,
     observing: Observing,
     records: &str,
@@ -132,7 +136,7 @@ async fn serve(
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
-    let operators = match gateway.admin {
+    let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
@@ -157,9 +161,9 @@ async fn serve(
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
         handles.push(handle.context("cannot start a thread")?);
     }
-    let admin = operators.as_ref().map(|(_, address)| *address);
+    let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
-    if let Some((operators, _)) = operators {
+    if let Some((listener, _)) = listening_to_operators {
         let metrics = Metrics::new(Sources {
             counts: observing.counts.clone(),
             semel: open.semel.clone(),
@@ -168,10 +172,11 @@ async fn serve(
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
         });
-        let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone(), metrics };
+        let admin =
+            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
-        tokio::spawn(admin.serve(operators));
+        tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
