@@ -1,6 +1,7 @@
 //! What `semel serve` can be told: a TOML file, and flags that beat it.
 //!
-//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`]; everything
+//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`],
+//! `[telemetry]` in [`telemetry`]; everything
 //! else in the file is the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
 //! known is an error that names the file, the line and what would be right.
 
@@ -22,11 +23,12 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{store::StoreSettings, tls::TlsSettings};
+use self::{store::StoreSettings, telemetry::TelemetrySettings, tls::TlsSettings};
 
 mod complain;
 mod show;
 mod store;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -34,6 +36,7 @@ pub(crate) mod words;
 
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
+pub(crate) use telemetry::{Collector, Telemetry};
 pub(crate) use tls::{ClientCertificate, RELOAD_EVERY, Tls, UpstreamTls};
 
 /// Everything that `semel serve` was told, with every default filled in.
@@ -45,6 +48,8 @@ pub(crate) struct Config {
     pub tls: Option<Tls>,
     /// Where records live.
     pub store: StoreConfig,
+    /// What is counted, and where traces go.
+    pub telemetry: Telemetry,
     /// What is protected, and how.
     pub policy: Policy,
     /// The preset that the policy started from.
@@ -317,6 +322,7 @@ struct Document {
     gateway: Option<GatewaySettings>,
     tls: Option<Spanned<TlsSettings>>,
     store: Option<Spanned<StoreSettings>>,
+    telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
     documentation: Option<String>,
@@ -377,7 +383,8 @@ impl Config {
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
-        Ok(Config { gateway, tls, store, policy, preset })
+        let telemetry = document.telemetry.unwrap_or_default().build();
+        Ok(Config { gateway, tls, store, telemetry, policy, preset })
     }
 }
 

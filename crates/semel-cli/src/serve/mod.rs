@@ -13,7 +13,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use semel::Semel;
+use semel::{
+    Observer, Semel,
+    store::{
+        Store,
+        measured::{Measured, Measures},
+    },
+};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -31,13 +37,14 @@ use self::{
     drain::{Open, Signals},
     forward::Forwarding,
     listen::{Accepted, Closing, Serving},
+    metrics::{Counts, Metrics, Sources},
+    operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
-    release::Token,
     reload::{Check, CurrentTerms, Reloading, Terms},
     tls::{Incoming, Outgoing, Transport},
 };
 use crate::{
-    config::{Config, ConfigError, Flags, Gateway, LogForm, Origin, Scheme, words},
+    config::{Config, ConfigError, Flags, Gateway, LogForm, Origin, Scheme, Telemetry, words},
     store::{self, Opened},
 };
 
@@ -49,9 +56,10 @@ mod forward;
 mod framing;
 mod headers;
 mod listen;
+mod metrics;
+mod operators;
 mod pool;
 mod published;
-mod release;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -75,23 +83,40 @@ pub(crate) enum Ended {
 pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> {
     let config = Config::load(file.as_deref(), flags.clone())?;
     let Checked { origin, token, mut reloading } = check(file, flags, &config)?;
-    let Config { gateway, tls: _, store: place, policy, preset: _ } = config;
+    let Config { gateway, tls: _, store: place, telemetry, policy, preset: _ } = config;
     let filter = log_to_stderr(gateway.log, &gateway.log_filter)?;
     reloading.join(filter.into_check());
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
-    let base = Semel::new(policy, secret, Arc::clone(&store));
+    let measured = Measured::new(store);
+    let measures = measured.measures();
+    let store: Arc<dyn Store> = Arc::new(measured);
+    let counts = Arc::new(Counts::new(&policy));
+    let recent = Arc::new(Recent::default());
+    let base = Semel::new(policy, secret, Arc::clone(&store))
+        .observed_by(counts.clone())
+        .observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
     let (_, outgoing) = reloading.tls();
     let semel = reload::with_authorize(base.clone(), &gateway, &outgoing);
     let terms = CurrentTerms::new(Terms::new(semel, gateway.clone()));
     reloading.join_terms(&terms, &base);
     drop(base);
-    let ended = runtime.block_on(serve(&gateway, &origin, terms, token, &words, reloading));
+    let operators = Operators::new(terms.clone(), recent);
+    let observing = Observing { counts, measures, telemetry };
+    let serving = serve(&gateway, &origin, terms, operators, token, observing, &words, reloading);
+    let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
     ended
+}
+
+/// Who counts.
+struct Observing {
+    counts: Arc<Counts>,
+    measures: Arc<Measures>,
+    telemetry: Telemetry,
 }
 
 /// What `semel serve` needs before it touches anything, and `semel serve --check` only looks at.
@@ -165,7 +190,9 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     terms: CurrentTerms,
+    operators: Operators,
     token: Option<Token>,
+    observing: Observing,
     records: &str,
     reloading: Reloading,
 ) -> anyhow::Result<Ended> {
@@ -175,7 +202,7 @@ async fn serve(
     let semel = terms.load().semel.clone();
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
-    let operators = match gateway.admin {
+    let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
@@ -194,17 +221,28 @@ async fn serve(
             closing: open.closing.clone(),
             connections: open.connections.clone(),
             stop: stop.clone(),
+            counts: observing.counts.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
         handles.push(handle.context("cannot start a thread")?);
     }
-    let admin = operators.as_ref().map(|(_, address)| *address);
+    let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     announce(origin, (scheme, listening), admin, open.semel.policy(), records);
-    if let Some((operators, _)) = operators {
-        let admin = Admin { terms: terms.clone(), token, closing: open.closing.clone() };
-        tokio::spawn(admin.serve(operators));
+    if let Some((listener, _)) = listening_to_operators {
+        let metrics = Metrics::new(Sources {
+            counts: observing.counts.clone(),
+            semel: open.semel.clone(),
+            store: observing.measures,
+            connections: open.connections.clone(),
+            origin_connections_max: gateway.upstream_connections_max,
+            closing: open.closing.clone(),
+        });
+        let admin = Admin { terms: terms.clone(), operators, token, closing: open.closing.clone(), metrics };
+        let every = observing.telemetry.unknown_count_every;
+        tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
+        tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
@@ -258,6 +296,7 @@ struct Part {
     closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
+    counts: Arc<Counts>,
 }
 
 impl Part {
@@ -269,6 +308,7 @@ impl Part {
             let transport = Transport::to(&self.origin, gateway.upstream_tls.server_name.as_deref(), &self.outgoing);
             let pool =
                 Pool::new(self.origin, transport, connections_max, gateway.upstream_idle_max, gateway.connect_max);
+            self.counts.watch(pool.watch());
             let serving = Serving {
                 forwarding: Forwarding::new(pool.clone(), self.terms.clone(), self.connections.clone()),
                 terms: self.terms,

@@ -172,6 +172,7 @@ impl Reloading {
         ];
         let every = |config: &Config| config.tls.as_ref().map(|tls| tls.reload_every);
         fixed.push(("tls.reload_every", every(&self.loaded) == every(config) || config.tls.is_none()));
+        fixed.push(("[telemetry]", self.loaded.telemetry == config.telemetry));
         let mut store = config.store.clone();
         if !matches!(store.place, Place::Postgres(_)) {
             // It follows from the policy, and means nothing there.
