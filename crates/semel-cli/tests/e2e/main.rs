@@ -16,5 +16,7 @@ mod many;
 mod pass_through;
 mod peers;
 mod policy;
+mod reload;
 mod security;
 mod store;
+mod tls;
