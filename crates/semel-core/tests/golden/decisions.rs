@@ -37,10 +37,12 @@ fn the_table_of_decisions() {
         replay_for: REPLAY_FOR,
         remember_for: REMEMBER_FOR,
         unknown_for: REMEMBER_FOR,
+        probe_after: LEASE,
     };
     let columns = [
         ("ietf", refuse),
         ("re-execute", Rules { on_unknown: OnUnknown::Reexecute, ..refuse }),
+        ("probe", Rules { on_unknown: OnUnknown::Probe, ..refuse }),
         ("forward-key", Rules { on_unknown: OnUnknown::ForwardKey, ..refuse }),
         ("conflict", Rules { on_completed: OnCompleted::Conflict, ..refuse }),
         ("mismatch: replay", Rules { on_mismatch: OnMismatch::Replay, ..refuse }),
@@ -79,7 +81,7 @@ fn the_table_of_decisions() {
             rows.push(row);
         }
     }
-    let rows = rows.into_iter().map(|row| <[String; 9]>::try_from(row).expect("nine columns"));
+    let rows = rows.into_iter().map(|row| <[String; 10]>::try_from(row).expect("ten columns"));
     expect![[r#"
         found                       at age                    fingerprint  ietf                 re-execute           forward-key          conflict         mismatch: replay     expired: execute
         in flight                   0s                        same         in flight            in flight            in flight            in flight        in flight            in flight
@@ -125,6 +127,7 @@ fn words(decision: &Decision) -> String {
         Decision::ReplyGone { original_status } => format!("reply gone, was {original_status}"),
         Decision::InFlight => "in flight".to_owned(),
         Decision::OutcomeUnknown => "outcome unknown".to_owned(),
+        Decision::Probe => "probe".to_owned(),
         Decision::Mismatch => "mismatch".to_owned(),
         Decision::TakeOver { attempt, warning } => match warning {
             Some(Warning::Expired) => format!("execution {attempt}, warned"),
