@@ -9,8 +9,12 @@ use crate::{
     guard::{GuardQuestion, GuardRule, Overriding},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
+    record::{About, TraceContext},
     scope::{RecordKey, Scope, Secret},
-    wire::{GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
+    wire::{
+        GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
+        Warning,
+    },
 };
 
 /// The part of a request that is there before its content.
@@ -74,6 +78,8 @@ pub struct Covered {
     pub sent: Option<(HeaderName, HeaderValue)>,
     /// Where the origin is asked what became of it: path and query; `None` where it is not.
     pub probe: Option<String>,
+    /// What operators may see of its record.
+    pub about: Arc<About>,
 }
 
 /// Judges a request before its content is read. `now` is the time since the Unix epoch by the caller's clock; it
@@ -187,7 +193,20 @@ impl Admitted {
             KeyRule::Operation => (None, None),
         };
         let probe = route.probe_at(&path, known_as);
-        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override, sent, probe }))
+        let trace = head.headers.get(TRACEPARENT).and_then(|value| TraceContext::parse(value.to_str().ok()?));
+        let about = Arc::new(About { route: route.name().to_owned(), principal: principal.label(), trace });
+        Ok(Some(Covered {
+            route,
+            record_key,
+            fingerprint,
+            resource,
+            warning,
+            guard,
+            guard_override,
+            sent,
+            probe,
+            about,
+        }))
     }
 }
 
