@@ -38,6 +38,7 @@ use super::{
     headers::{self, Peer, Unforwardable, Wish},
     pool::{Age, Connection, Pool, Socket},
     reload::CurrentTerms,
+    traces,
 };
 
 /// A response up to this size that is there when its header section is, is passed on in one piece.
@@ -92,6 +93,7 @@ impl tower::Service<Request<Body>> for Forwarder {
         let Bound { shared, peer } = &*self.0;
         let rule = shared.terms.load().gateway.host;
         let wish = headers::prepare_request(&mut request, peer, rule, &shared.host);
+        let sending = traces::send(&mut request);
         // The layer reads the content of what it covers, and only of that.
         let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
         frame_explicitly(&mut request);
@@ -105,7 +107,14 @@ impl tower::Service<Request<Body>> for Forwarder {
             (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
         }
         let forwarding = forward(Arc::clone(&self.0), request, patience);
-        Box::pin(async move { Ok(forwarding.await) })
+        match sending {
+            None => Box::pin(async move { Ok(forwarding.await) }),
+            Some(sending) => Box::pin(async move {
+                let response = forwarding.await;
+                sending.answered(&response);
+                Ok(response)
+            }),
+        }
     }
 }
 

@@ -40,6 +40,7 @@ use super::{
     headers::{self, Peer},
     reload::{CurrentTerms, Terms},
     tls::{AgreedH2, ClientSubject, Incoming as ByTls},
+    traces::{Receiving, Traces},
 };
 use crate::config::{PublishPolicy, Scheme};
 
@@ -64,6 +65,8 @@ pub(crate) struct Serving {
     pub closing: Closing,
     /// Knows which connections are open.
     pub connections: TaskTracker,
+    /// Follows requests, if anybody does.
+    pub traces: Option<Traces>,
 }
 
 /// Accepts until told to close, and hands each connection to the next of `threads`.
@@ -165,6 +168,7 @@ impl Serving {
             subject,
             ambiguous: ambiguous.clone(),
             activity: Arc::clone(&activity),
+            traces: self.traces.clone(),
         };
         match protocol {
             Protocol::Http1 => {
@@ -297,6 +301,7 @@ struct Front {
     subject: Option<ClientSubject>,
     ambiguous: Ambiguous,
     activity: Arc<Activity>,
+    traces: Option<Traces>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
@@ -311,7 +316,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
         }
         let terms: Guard<Arc<Terms>> = self.terms.load();
         if terms.gateway.publish_policy == PublishPolicy::Public
@@ -319,13 +324,14 @@ impl hyper::service::Service<Request<Incoming>> for Front {
             && [Method::GET, Method::HEAD].contains(request.method())
         {
             let response = admin::published(&terms.document).map(Body::streaming);
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
         }
         if let Some(subject) = &self.subject {
             request.extensions_mut().insert(subject.clone());
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
-        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), count }
+        let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
+        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), count, receiving }
     }
 }
 
@@ -333,6 +339,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 struct Answering {
     answer: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
     count: Option<Count>,
+    receiving: Option<Receiving>,
 }
 
 impl Future for Answering {
@@ -340,6 +347,9 @@ impl Future for Answering {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(response) = ready!(self.answer.as_mut().poll(cx));
         let count = self.count.take();
+        if let Some(receiving) = self.receiving.take() {
+            receiving.answered(&response);
+        }
         Poll::Ready(Ok(response.map(|body| Counted { body, _count: count })))
     }
 }

@@ -42,6 +42,7 @@ use self::{
     pool::Pool,
     reload::{Check, CurrentTerms, Reloading, Terms},
     tls::{Incoming, Outgoing, Transport},
+    traces::Traces,
 };
 use crate::{
     config::{Config, ConfigError, Flags, Gateway, LogForm, Origin, Scheme, Telemetry, words},
@@ -64,6 +65,7 @@ mod reload;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -105,12 +107,16 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     reloading.join_terms(&terms, &base);
     drop(base);
     let operators = Operators::new(terms.clone(), recent);
-    let observing = Observing { counts, measures, telemetry };
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let serving = serve(&gateway, &origin, terms, operators, token, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
 }
 
@@ -119,6 +125,7 @@ struct Observing {
     counts: Arc<Counts>,
     measures: Arc<Measures>,
     telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// What `semel serve` needs before it touches anything, and `semel serve --check` only looks at.
@@ -223,6 +230,7 @@ async fn serve(
             connections: open.connections.clone(),
             stop: stop.clone(),
             counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
@@ -239,6 +247,7 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
         });
         let admin = Admin { terms: terms.clone(), operators, token, closing: open.closing.clone(), metrics };
         let every = observing.telemetry.unknown_count_every;
@@ -298,6 +307,7 @@ struct Part {
     connections: TaskTracker,
     stop: CancellationToken,
     counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -316,6 +326,7 @@ impl Part {
                 tls: self.tls,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

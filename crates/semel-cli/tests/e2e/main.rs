@@ -19,4 +19,5 @@ mod policy;
 mod reload;
 mod security;
 mod store;
+mod telemetry;
 mod tls;

@@ -110,6 +110,7 @@ impl Gateway {
             tls: None,
             closing: closing.clone(),
             connections: connections.clone(),
+            traces: None,
         };
         let (sender, mut receiver) = mpsc::unbounded_channel();
         tokio::spawn(listen::accept(listener, 1_000, vec![sender], closing.clone()));
