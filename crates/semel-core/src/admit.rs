@@ -11,6 +11,7 @@ use crate::{
     policy::{OnLate, Policy, RoutePolicy},
     record::{About, TraceContext},
     scope::{RecordKey, Scope, Secret},
+    seal::{Opener, Seal},
     wire::{
         GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
         Warning,
@@ -74,6 +75,8 @@ pub struct Covered {
     pub guard: Option<GuardQuestion>,
     /// Why the caller passes the guard, where the route allows that (Q14).
     pub guard_override: Option<String>,
+    /// What seals and opens its record.
+    pub seal: Seal,
     /// What operators may see of its record.
     pub about: Arc<About>,
 }
@@ -169,6 +172,7 @@ impl Admitted {
             content,
         };
         let record_key = RecordKey::of(secret, &scope, &key);
+        let seal = secret.seal(record_key, Opener::of(secret, &record_key, &key));
         let fingerprint = Fingerprint::of(secret, &route.fingerprint, &request);
         let resource = route.resource_at(&path, &key);
         let warning = key.is_stem().then_some(Warning::AttemptSuffix);
@@ -178,7 +182,7 @@ impl Admitted {
         let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
         let trace = head.headers.get(TRACEPARENT).and_then(|value| TraceContext::parse(value.to_str().ok()?));
         let about = Arc::new(About { route: route.name().to_owned(), principal: principal.label(), trace });
-        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override, about }))
+        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override, seal, about }))
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`exchange`]: the state machine of one request, from claim to answer;
 //! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
 //! - [`retry`]: what a client may conclude from what it saw;
+//! - [`seal`]: what makes a kept reply unreadable in a store;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
 // I8, by the list in clippy.toml; its own tests may read files and the environment.
@@ -32,4 +33,5 @@ pub mod register;
 pub mod release;
 pub mod retry;
 pub mod scope;
+pub mod seal;
 pub mod wire;
