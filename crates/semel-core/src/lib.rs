@@ -11,6 +11,7 @@
 //! - [`decide`]: the table of what a record that was found means for a request;
 //! - [`exchange`]: the state machine of one request, from claim to answer;
 //! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
+//! - [`settle`]: what an operator may say of an outcome that nobody knows;
 //! - [`retry`]: what a client may conclude from what it saw;
 //! - [`seal`]: what makes a kept reply unreadable in a store;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
@@ -34,4 +35,5 @@ pub mod release;
 pub mod retry;
 pub mod scope;
 pub mod seal;
+pub mod settle;
 pub mod wire;

@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     body::Body,
-    event::{Event, Exchanged, Observer},
+    event::{Event, Exchanged, Met, Observer},
     layer::State,
     seal::{self, Seals},
     store::{Store, StoreError},
@@ -92,7 +92,7 @@ pub(crate) struct Told {
 /// An exchange that has done nothing yet, for what is told of it in the end.
 pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none }
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -111,7 +111,7 @@ pub(crate) async fn drive<F>(
     observer: Option<&dyn Observer>,
     covered: &Covered,
     guard: Guard,
-    mut tell: oneshot::Sender<Told>,
+    mut tell: oneshot::Sender<(Told, Exchanged)>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
     F: Future<Output = Execution>,
@@ -124,7 +124,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
-    let seals = Seals::of(covered, &guard, 0);
+    let seals = Seals::of(covered).holding(&guard);
     let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
@@ -148,6 +148,9 @@ pub(crate) async fn drive<F>(
                 };
                 let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
+                if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
+                    summary.met = Some(Met::of(found));
+                }
                 // What was found, readable or not, was not replaced.
                 match swapped.and_then(|swapped| seals.open(register, swapped).map_err(|_| Unanswered::NotApplied)) {
                     Ok(swapped) => exchange.on_swapped(swapped),
@@ -208,6 +211,7 @@ pub(crate) async fn drive<F>(
                     () = tell.closed() => return,
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
+                summary.met = found.as_ref().map(Met::of).or(summary.met);
                 // What cannot be opened is found again by a claim, and refused there.
                 let found = found.and_then(|found| seal::open(&covered.seal, found).ok());
                 exchange.on_waited(began.elapsed(), found.as_ref())
@@ -232,7 +236,7 @@ pub(crate) async fn drive<F>(
 
 /// Tells the answer, and logs it whether or not somebody still listens.
 fn tell_all(
-    tell: oneshot::Sender<Told>,
+    tell: oneshot::Sender<(Told, Exchanged)>,
     observer: Option<&dyn Observer>,
     route: &RoutePolicy,
     answer: Answer,
@@ -243,7 +247,7 @@ fn tell_all(
     let told = Told { answer, response, lost };
     report(observer, &told.event(route, *summary));
     // The client may be gone. The record says all there is to say.
-    let _ = tell.send(told);
+    let _ = tell.send((told, *summary));
 }
 
 impl Told {

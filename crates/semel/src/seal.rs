@@ -20,19 +20,31 @@ pub(crate) struct Seals<'a> {
 }
 
 impl<'a> Seals<'a> {
-    /// Of this request, which is to hold this guard. `again`: how often all that was written was undone before.
-    pub(crate) fn of(covered: &'a Covered, guard: &Guard, again: u32) -> Seals<'a> {
+    /// Of this request.
+    pub(crate) fn of(covered: &'a Covered) -> Seals<'a> {
+        Seals { covered, guard: None, again: 0 }
+    }
+
+    /// The same, and of the guard that it is to hold.
+    pub(crate) fn holding(self, guard: &Guard) -> Seals<'a> {
         let guard = match guard {
-            Guard::Guarded(guard) => Some(covered.seal.of_other(guard.key, guard.opener)),
+            Guard::Guarded(guard) => Some(self.covered.seal.of_other(guard.key, guard.opener)),
             Guard::Unguarded | Guard::Incomplete(_) => None,
         };
-        Seals { covered, guard, again }
+        Seals { guard, ..self }
+    }
+
+    /// The same, after all that was written under the same stamps was undone so many times.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn again(self, again: u32) -> Seals<'a> {
+        Seals { again, ..self }
     }
 
     /// The swap as the store is asked for it. To be called once per swap, however often the store is asked.
     pub(crate) fn close(&self, register: Which, mut swap: Swap) -> Swap {
         if let Some(put) = &mut swap.put {
-            put.record.about = Some(Arc::clone(&self.covered.about));
+            // What an operator settles stays about the request that left it.
+            put.record.about.get_or_insert_with(|| Arc::clone(&self.covered.about));
             self.at(register).close(put, self.again);
         }
         swap

@@ -495,7 +495,7 @@ where
             Which::Record => self.covered.record_key,
             Which::Guard => self.guard_key(),
         };
-        let seals = Seals::of(self.covered, &self.guard, self.undone);
+        let seals = Seals::of(self.covered).holding(&self.guard).again(self.undone);
         let wanted = seals.close(register, wanted);
         let swapping = swap::<DB>(tx, &key, &wanted, self.shared.now_ms());
         let swapped = in_time::<DB, _>(self.settle_until, stage, swapping).await?;
