@@ -35,7 +35,7 @@ use self::{
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
-    operators::{Operators, recent::Recent, token::Token},
+    operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
     traces::Traces,
 };
@@ -94,7 +94,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     }
     let recent = Arc::new(Recent::default());
     let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
-    let operators = Operators::new(semel.clone(), recent);
+    // Without a token there are no operators, and nothing to write down.
+    let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
+    let operators = Operators::new(semel.clone(), recent, audit);
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
