@@ -18,3 +18,4 @@ mod peers;
 mod policy;
 mod security;
 mod store;
+mod unknown;

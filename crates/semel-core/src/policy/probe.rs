@@ -207,9 +207,11 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
         (Some(settings), OnUnknown::Probe) => settings,
         (None, OnUnknown::Refuse | OnUnknown::Reexecute | OnUnknown::ForwardKey) => return Ok(None),
         (None, OnUnknown::Probe) => {
-            return Err("`on_unknown = \"probe\"` needs [route.probe], which says where the origin tells what it did: \
+            return Err(
+                "`on_unknown = \"probe\"` needs [route.probe], which says where the origin tells what it did: \
                  path = \"/orders/by-key/{key}\""
-                .to_owned());
+                    .to_owned(),
+            );
         }
         (Some(_), OnUnknown::Refuse | OnUnknown::Reexecute | OnUnknown::ForwardKey) => {
             return Err("[route.probe] needs `on_unknown = \"probe\"`".to_owned());
@@ -227,12 +229,16 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
     let is_known = |name: &str| (has_key && name == KEY_VARIABLE) || route.path.variables().any(|known| known == name);
     if let Some(name) = path.variables().find(|name| !is_known(name)) {
         let (text, route) = (path.as_str(), route.path.as_str());
-        return Err(format!("the path of a probe has no value for {{{name}}} on the route \"{route}\"; found \"{text}\""));
+        return Err(format!(
+            "the path of a probe has no value for {{{name}}} on the route \"{route}\"; found \"{text}\""
+        ));
     }
     let shows = Effects::new(&settings.found, &settings.absent, &[])
         .map_err(|_| "a status shows either `found` or `absent`, not both".to_owned())?;
     if settings.found.is_empty() || settings.absent.is_empty() {
-        return Err("a probe needs a status for `found` and one for `absent`, such as [\"200\"] and [\"404\"]".to_owned());
+        return Err(
+            "a probe needs a status for `found` and one for `absent`, such as [\"200\"] and [\"404\"]".to_owned()
+        );
     }
     if (500..=599).any(|status| shows.of(status) != Effect::Unknown) {
         return Err("a 5xx says nothing of what happened: leave it out of `found` and `absent`".to_owned());
@@ -241,7 +247,8 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
         None => None,
         Some(number) => {
             let status = StatusCode::from_u16(number).ok().filter(|_| route.effect_of(number) == Effect::Happened);
-            let wrong = || format!("`status` must be one that means that it happened (see effect_happened), found {number}");
+            let wrong =
+                || format!("`status` must be one that means that it happened (see effect_happened), found {number}");
             Some(status.ok_or_else(wrong)?)
         }
     };
@@ -272,7 +279,8 @@ impl RoutePolicy {
         let decode = |(name, segment)| Some((name, decoded(segment)?));
         let bound: Vec<(&str, String)> = self.path.bind(path)?.into_iter().map(decode).collect::<Option<_>>()?;
         let values = key.map(|key| (KEY_VARIABLE, key)).into_iter();
-        let values: Vec<(&str, &str)> = values.chain(bound.iter().map(|(name, value)| (*name, value.as_str()))).collect();
+        let values: Vec<(&str, &str)> =
+            values.chain(bound.iter().map(|(name, value)| (*name, value.as_str()))).collect();
         probe.path.fill(&values)
     }
 }
