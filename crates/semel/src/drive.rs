@@ -99,9 +99,10 @@ pub(crate) struct Told {
 }
 
 /// An exchange that has done nothing yet, for what is told of it in the end.
-pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
+pub(crate) fn exchanged(id: ExchangeId, covered: &Covered) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
+    let (record, trace) = (covered.record_key, covered.about.trace);
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, trace, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -140,7 +141,7 @@ pub(crate) async fn drive<F>(
     let mut executed: Option<Execution> = None;
     // Only where somebody may wait for it.
     let _running = if covered.route.wait_max.is_zero() { None } else { waiters.running(id) };
-    let mut summary = exchanged(id, key);
+    let mut summary = exchanged(id, covered);
     let mut claimed_at = Instant::now();
     let mut patient_until = claimed_at + CLAIM_PATIENCE;
     loop {

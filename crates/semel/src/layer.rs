@@ -357,7 +357,6 @@ where
     };
     // Only where replays are authorised is the request needed once it is on its way.
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
-    let is_traced = covered.about.trace.is_some();
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
     // In a box from the start: it is some kilobytes, and spawning would move them about.
@@ -382,7 +381,7 @@ where
     let is_own = matches!(told.answer, Answer::Own { .. });
     let decision = told.event(&asked.route, exchanged).decision;
     let mut response = tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await;
-    if is_traced {
+    if exchanged.trace.is_some() {
         let route = Arc::clone(&asked.route);
         response.extensions_mut().insert(Answered { route, decision, exchange: Some(exchanged) });
     }

@@ -37,6 +37,7 @@ use self::{
     metrics::{Counts, Metrics, Sources},
     operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
+    traces::Traces,
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
@@ -57,6 +58,7 @@ mod pool;
 mod published;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -93,11 +95,15 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let recent = Arc::new(Recent::default());
     let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
     let operators = Operators::new(semel.clone(), recent);
-    let observing = Observing { counts, measures, telemetry };
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
 }
 
@@ -106,6 +112,7 @@ struct Observing {
     counts: Arc<Counts>,
     measures: Arc<Measures>,
     telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// Writes log lines to standard error from now on.
@@ -156,6 +163,7 @@ async fn serve(
             connections: open.connections.clone(),
             stop: stop.clone(),
             counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
@@ -171,6 +179,7 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
         });
         let admin =
             Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
@@ -228,6 +237,7 @@ struct Part {
     connections: TaskTracker,
     stop: CancellationToken,
     counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -255,6 +265,7 @@ impl Part {
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

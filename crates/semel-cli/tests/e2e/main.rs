@@ -18,4 +18,5 @@ mod peers;
 mod policy;
 mod security;
 mod store;
+mod telemetry;
 mod unknown;

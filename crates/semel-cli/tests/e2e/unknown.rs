@@ -250,7 +250,7 @@ async fn k03_killed_while_the_origin_works_the_next_retry_asks() {
 
 #[tokio::test]
 async fn k04_an_address_that_answers_with_a_list_is_read_by_a_member() {
-    let toml = PROBE.replace("/orders/by-key/{key}\"", "/orders?reference={key}\"\nmember = \"/items/0\"");
+    let toml = PROBE.replace("/orders/by-key/{key}\"", "/orders?reference={key}\"\nmember = \"/items/0\"\nkeep = \"member\"");
     let origin = Origin::start().await;
     let items = Arc::new(Mutex::new(String::from("[]")));
     let listed = Arc::clone(&items);
@@ -261,9 +261,9 @@ async fn k04_an_address_that_answers_with_a_list_is_read_by_a_member() {
     let gateway = gateway(&origin).config(&toml).start().await;
     gateway.send(&order("a&b=c")).await;
     assert_still_unknown(&gateway.send(&order("a&b=c")).await);
-    *items.lock().unwrap() = r#"[{"id":7}]"#.to_owned();
+    *items.lock().unwrap() = r#"[ {"id":7, "amount":1.10} ]"#.to_owned();
     let told = gateway.send(&order("a&b=c")).await;
-    assert_eq!((told.status, told.text()), (201, r#"{"items":[{"id":7}]}"#));
+    assert_eq!((told.status, told.text()), (201, r#"{"id":7, "amount":1.10}"#));
     assert_eq!(questions(&origin)[0].target, "/orders?reference=a%26b%3Dc");
 }
 

@@ -82,7 +82,7 @@ pub(super) async fn covered<DB, W>(
         request,
         work,
         pending: Pending::Nothing,
-        summary: exchanged(id, covered.record_key),
+        summary: exchanged(id, covered),
     };
     let Some(told) = driver.drive(&mut tell).await else { return };
     report(None, &told.event(&covered.route, driver.summary));
