@@ -61,6 +61,7 @@ path = "/orders/by-key/{key}"                 # {key} and the variables of the r
 found = ["200"]                               # it happened: the content is kept as the reply
 absent = ["404"]                              # it did not, once the record is old enough
 member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+keep = "content"                              # as the reply: all of the content, or the member
 status = 201                                  # that the kept reply has; not set: as the origin answers
 probe_max = "5s"                              # the origin may take to answer
 after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
@@ -359,6 +360,7 @@ fn probe(page: &mut Page<'_>, rule: &ProbeRule) {
     page.set("absent", statuses(Shown::Absent), "it did not, once the record is old enough");
     let member = rule.member.as_ref().map(|pointer| text(pointer.as_str()));
     page.maybe("member", member, "a JSON Pointer that must be there, and not empty, for found");
+    page.set("keep", text(words::keep(rule.keep)), "as the reply: all of the content, or the member");
     let status = rule.status.map(|status| status.as_u16().to_string());
     page.maybe("status", status, "that the kept reply has; not set: as the origin answers");
     page.time("probe_max", rule.probe_max, "the origin may take to answer");

@@ -20,3 +20,4 @@ mod policy;
 mod security;
 mod store;
 mod telemetry;
+mod unknown;
