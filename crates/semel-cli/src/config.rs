@@ -60,6 +60,8 @@ pub(crate) struct Gateway {
     pub upstream: Option<Origin>,
     /// The folder of records and secret.
     pub data: PathBuf,
+    /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
+    pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
     /// The file whose token lets operators release guards; without it nobody can.
@@ -214,6 +216,7 @@ pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
     pub data: Option<PathBuf>,
+    pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
@@ -351,6 +354,7 @@ impl GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
             data: self.data.or(base.data),
+            seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
             publish_policy: self.publish_policy.or(base.publish_policy),
@@ -380,6 +384,7 @@ impl GatewaySettings {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
             upstream: self.upstream.map(|origin| origin.0),
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
