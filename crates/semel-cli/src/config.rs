@@ -60,6 +60,8 @@ pub(crate) struct Gateway {
     pub upstream: Option<Origin>,
     /// The folder of records and secret.
     pub data: PathBuf,
+    /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
+    pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
     /// The file whose token lets operators look at records, settle and release; without it nobody can.
@@ -223,6 +225,7 @@ pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
     pub data: Option<PathBuf>,
+    pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
     pub audit_log: Option<PathBuf>,
@@ -367,6 +370,7 @@ impl GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
             data: self.data.or(base.data),
+            seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
             audit_log: self.audit_log.or(base.audit_log),
@@ -397,6 +401,7 @@ impl GatewaySettings {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
             upstream: self.upstream.map(|origin| origin.0),
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
             audit_log: self.audit_log,

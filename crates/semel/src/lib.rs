@@ -28,5 +28,5 @@ pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use operate::{Settlement, Unfound};
 pub use reply::{problem, problem_with_status};
-pub use secret::{secret_from, secret_in};
+pub use secret::{agrees_with_folder, mint_secret, sealing_from, secret_from, secret_in};
 pub use semel_core as core;

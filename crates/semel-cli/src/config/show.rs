@@ -93,6 +93,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         text(&gateway.data.display().to_string()),
         "the folder of the secret, and of records where the store is embedded",
     );
+    page.set(
+        "seal_secret_files",
+        list(gateway.seal_secret_files.iter().map(|file| file.display().to_string())),
+        "kept replies are sealed with the first of these and opened with any; []: with the secret itself",
+    );
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
     page.maybe(
