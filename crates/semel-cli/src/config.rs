@@ -21,15 +21,17 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::store::StoreSettings;
+use self::{cors::CorsSettings, store::StoreSettings};
 
 mod complain;
+mod cors;
 mod show;
 mod store;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
 
+pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 
@@ -38,6 +40,8 @@ pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, 
 pub(crate) struct Config {
     /// The process and its connections.
     pub gateway: Gateway,
+    /// Which web pages may read its answers.
+    pub cors: Cors,
     /// Where records live.
     pub store: StoreConfig,
     /// What is protected, and how.
@@ -270,6 +274,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
@@ -323,7 +328,8 @@ impl Config {
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
-        Ok(Config { gateway, store, policy, preset })
+        let cors = document.cors.unwrap_or_default().build();
+        Ok(Config { gateway, cors, store, policy, preset })
     }
 }
 

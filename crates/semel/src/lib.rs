@@ -19,6 +19,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
+pub use effect::Replayed;
 pub use event::{Event, Exchanged, Observer};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};

@@ -330,7 +330,7 @@ fn what_is_shown_reads_back() {
         let config = read(text).expect("it is fine");
         let shown = show(&config);
         let again = read(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}"));
-        assert_eq!(again.gateway, config.gateway);
+        assert_eq!((&again.gateway, &again.cors), (&config.gateway, &config.cors));
         // Statuses of problems become explicit; everything else is equal.
         let comparable = |text: &str| text.lines().skip(4).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(comparable(&show(&again)), comparable(&shown));
@@ -378,6 +378,10 @@ fn every_setting_is_shown() {
         connect_max = "5s"                              # to reach the origin; past it nothing was sent
         response_header_max = "60s"                     # the origin's silence before its response, where no route covers
         drain_max = "30s"                               # what runs may still run after SIGTERM
+
+        [cors]
+        origins = []                                    # web pages that may read the gateway's own problems and kept replies, such as "https://app.example.com"
+        credentials = false                             # true: also where their requests carry cookies
 
         [store]
         url = "embedded"                                # embedded: in gateway.data; memory: forgotten when the process ends; or one that gateways share: postgres://user@host/db, redis://host:6379, redis+cluster://host:6379, with TLS rediss://, rediss+cluster://

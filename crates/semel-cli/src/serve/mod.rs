@@ -25,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use self::{
     admin::Admin,
     authorize::AskAddress,
+    cors::Cors,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
@@ -38,6 +39,7 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod cors;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -64,7 +66,8 @@ pub(crate) enum Ended {
 
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, store: place, policy, preset: _ } = config;
+    let Config { gateway, cors, store: place, policy, preset: _ } = config;
+    let cors = Arc::new(Cors::new(cors, &policy));
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
@@ -78,7 +81,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &words));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, &cors, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -105,6 +108,7 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
+    cors: &Arc<Cors>,
     token: Option<Token>,
     records: &str,
 ) -> anyhow::Result<Ended> {
@@ -126,6 +130,7 @@ async fn serve(
             origin: origin.clone(),
             gateway: gateway.clone(),
             policy: policy.clone(),
+            cors: Arc::clone(cors),
             semel: open.semel.clone(),
             closing: open.closing.clone(),
             connections: open.connections.clone(),
@@ -186,6 +191,7 @@ struct Part {
     origin: Origin,
     gateway: Gateway,
     policy: Bytes,
+    cors: Arc<Cors>,
     semel: Semel,
     closing: Closing,
     connections: TaskTracker,
@@ -213,6 +219,7 @@ impl Part {
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
                 policy,
+                cors: self.cors,
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,

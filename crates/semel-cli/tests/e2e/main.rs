@@ -6,6 +6,7 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
 mod expiry;
 mod guards;
