@@ -136,7 +136,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[routes]\npath = \"/a\"\n",
         &expect![[r#"
-            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `store`, `preset`, `principal`, `documentation`, `defaults`, `route`
+            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `cors`, `store`, `preset`, `principal`, `documentation`, `defaults`, `route`
               1 | [routes]
                 |  ^^^^^^"#]],
     );
