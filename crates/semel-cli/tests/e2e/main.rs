@@ -8,6 +8,7 @@ mod call;
 mod concurrency;
 mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
