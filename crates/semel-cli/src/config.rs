@@ -1,6 +1,7 @@
 //! What `semel serve` can be told: a TOML file, and flags that beat it.
 //!
-//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`]; everything
+//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`],
+//! `[telemetry]` in [`telemetry`]; everything
 //! else in the file is the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
 //! known is an error that names the file, the line and what would be right.
 
@@ -21,12 +22,13 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{cors::CorsSettings, store::StoreSettings};
+use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings};
 
 mod complain;
 mod cors;
 mod show;
 mod store;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
@@ -34,16 +36,17 @@ pub(crate) mod words;
 pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
+pub(crate) use telemetry::Telemetry;
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The process and its connections.
     pub gateway: Gateway,
-    /// Which web pages may read its answers.
-    pub cors: Cors,
     /// Where records live.
     pub store: StoreConfig,
+    /// What is counted, and where traces go.
+    pub telemetry: Telemetry,
     /// What is protected, and how.
     pub policy: Policy,
     /// The preset that the policy started from.
@@ -89,6 +92,8 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+    /// `[cors]`: which web pages may read its answers.
+    pub cors: Cors,
 }
 
 /// Who may read the policy document.
@@ -276,6 +281,7 @@ struct Document {
     gateway: Option<GatewaySettings>,
     cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
+    telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
     documentation: Option<String>,
@@ -316,7 +322,7 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
+        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
@@ -328,8 +334,8 @@ impl Config {
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
-        let cors = document.cors.unwrap_or_default().build();
-        Ok(Config { gateway, cors, store, policy, preset })
+        let telemetry = document.telemetry.unwrap_or_default().build();
+        Ok(Config { gateway, store, telemetry, policy, preset })
     }
 }
 
@@ -369,7 +375,7 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self) -> Gateway {
+    fn build(self, cors: Cors) -> Gateway {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
@@ -395,6 +401,7 @@ impl GatewaySettings {
             connect_max: seconds(self.connect_max, 5),
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+            cors,
         }
     }
 }

@@ -31,8 +31,9 @@ use tokio::{
 
 use crate::{
     body::Body,
-    event::{Event, Exchanged, Observer},
+    event::{Event, Exchanged, Met, Observer},
     layer::State,
+    seal::Seals,
     store::{Store, StoreError},
 };
 
@@ -91,7 +92,7 @@ pub(crate) struct Told {
 /// An exchange that has done nothing yet, for what is told of it in the end.
 pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none }
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -110,7 +111,7 @@ pub(crate) async fn drive<F>(
     observer: Option<&dyn Observer>,
     covered: &Covered,
     guard: Guard,
-    mut tell: oneshot::Sender<Told>,
+    mut tell: oneshot::Sender<(Told, Exchanged)>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
     F: Future<Output = Execution>,
@@ -123,6 +124,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
+    let seals = Seals::of(covered);
     let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
@@ -134,6 +136,7 @@ pub(crate) async fn drive<F>(
     loop {
         step = match step {
             Step::Swap { register, swap } if executed.is_none() => {
+                let swap = seals.close(register, swap);
                 let asking_at = Instant::now();
                 let at = match register {
                     // The lease begins with the claim of the key, however long the guard takes.
@@ -145,6 +148,9 @@ pub(crate) async fn drive<F>(
                 };
                 let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
+                if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
+                    summary.met = Some(Met::of(found));
+                }
                 match swapped {
                     Ok(swapped) => exchange.on_swapped(swapped),
                     Err(Unanswered::NotApplied) => exchange.on_store_refused(),
@@ -160,7 +166,8 @@ pub(crate) async fn drive<F>(
                     None => exchange.on_store_failed(),
                 }
             }
-            Step::Swap { swap, .. } => {
+            Step::Swap { register, swap } => {
+                let swap = seals.close(register, swap);
                 let settling_at = Instant::now();
                 let settling = settle(&**store, &key, &swap, claimed_at + covered.route.lease());
                 tokio::pin!(settling);
@@ -201,12 +208,14 @@ pub(crate) async fn drive<F>(
                     () = tell.closed() => return,
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
+                summary.met = found.as_ref().map(Met::of).or(summary.met);
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
                 tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
+                let swap = seals.close(Which::Record, swap);
                 if !give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await {
                     tracing::warn!(target: "semel::store", exchange = %id, "an unconfirmed claim is left to its lease");
                 }
@@ -222,7 +231,7 @@ pub(crate) async fn drive<F>(
 
 /// Tells the answer, and logs it whether or not somebody still listens.
 fn tell_all(
-    tell: oneshot::Sender<Told>,
+    tell: oneshot::Sender<(Told, Exchanged)>,
     observer: Option<&dyn Observer>,
     route: &RoutePolicy,
     answer: Answer,
@@ -233,7 +242,7 @@ fn tell_all(
     let told = Told { answer, response, lost };
     report(observer, &told.event(route, *summary));
     // The client may be gone. The record says all there is to say.
-    let _ = tell.send(told);
+    let _ = tell.send((told, *summary));
 }
 
 impl Told {

@@ -7,9 +7,11 @@ pub mod body;
 mod drive;
 pub mod effect;
 mod event;
+pub mod figures;
 pub mod layer;
 mod observe;
 mod reply;
+mod seal;
 mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
@@ -20,7 +22,7 @@ mod waiters;
 
 pub use body::{Body, BoxError};
 pub use effect::Replayed;
-pub use event::{Event, Exchanged, Observer};
+pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use reply::{problem, problem_with_status};

@@ -37,6 +37,7 @@ use super::{
     forward::{Forwarder, Forwarding},
     framing::{Ambiguous, Watched},
     headers::{self, Peer},
+    traces::{Receiving, Traces},
 };
 
 /// A client connection on its way from the acceptor to the thread that serves it.
@@ -64,6 +65,8 @@ pub(crate) struct Serving {
     pub closing: Closing,
     /// Knows which connections are open.
     pub connections: TaskTracker,
+    /// Follows requests, if anybody does.
+    pub traces: Option<Traces>,
 }
 
 /// Accepts until told to close, and hands each connection to the next of `threads`.
@@ -141,6 +144,7 @@ impl Serving {
             cors: Arc::clone(&self.cors),
             ambiguous: ambiguous.clone(),
             activity: Arc::clone(&activity),
+            traces: self.traces.clone(),
         };
         match protocol {
             Protocol::Http1 => {
@@ -271,6 +275,7 @@ struct Front {
     cors: Arc<Cors>,
     ambiguous: Ambiguous,
     activity: Arc<Activity>,
+    traces: Option<Traces>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
@@ -278,14 +283,14 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
         let number = self.activity.begun.fetch_add(1, Ordering::AcqRel);
         let count = Some(Count(Arc::clone(&self.activity)));
         let checked = if self.ambiguous.is(number) { Err(headers::AMBIGUOUS) } else { headers::check(&request) };
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
         }
         let page = Cors::page(request.headers());
         if let Some(document) = &self.policy
@@ -296,11 +301,12 @@ impl hyper::service::Service<Request<Incoming>> for Front {
             if let Some(page) = page {
                 self.cors.show_own(&page, &mut response);
             }
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
+        let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
         let page = page.map(|page| (page, Arc::clone(&self.cors)));
-        Answering { answer: self.layered.clone().call(request), page, count }
+        Answering { answer: self.layered.clone().call(request), page, count, receiving }
     }
 }
 
@@ -310,6 +316,7 @@ struct Answering {
     /// Which page asks, if one does.
     page: Option<(HeaderValue, Arc<Cors>)>,
     count: Option<Count>,
+    receiving: Option<Receiving>,
 }
 
 impl Future for Answering {
@@ -320,6 +327,9 @@ impl Future for Answering {
             cors.show(page, &mut response);
         }
         let count = self.count.take();
+        if let Some(receiving) = self.receiving.take() {
+            receiving.answered(&response);
+        }
         Poll::Ready(Ok(response.map(|body| Counted { body, _count: count })))
     }
 }

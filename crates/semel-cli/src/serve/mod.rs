@@ -13,7 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::Semel;
+use semel::{
+    Observer, Semel,
+    store::{
+        Store,
+        measured::{Measured, Measures},
+    },
+};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -29,11 +35,13 @@ use self::{
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
+    metrics::{Counts, Metrics, Sources},
+    operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
-    release::Token,
+    traces::Traces,
 };
 use crate::{
-    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
+    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
     store::{self, Opened},
 };
 
@@ -46,11 +54,13 @@ mod forward;
 mod framing;
 mod headers;
 mod listen;
+mod metrics;
+mod operators;
 mod pool;
 mod published;
-mod release;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -66,8 +76,7 @@ pub(crate) enum Ended {
 
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, cors, store: place, policy, preset: _ } = config;
-    let cors = Arc::new(Cors::new(cors, &policy));
+    let Config { gateway, store: place, telemetry, policy, preset: _ } = config;
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
@@ -76,16 +85,36 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
-    let mut semel = Semel::new(policy, secret, Arc::clone(&store));
+    let measured = Measured::new(store);
+    let measures = measured.measures();
+    let store: Arc<dyn Store> = Arc::new(measured);
+    let counts = Arc::new(Counts::new(&policy));
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).observed_by(counts.clone());
     if let Some(question) = gateway.authorize.clone() {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, &cors, token, &words));
+    let recent = Arc::new(Recent::default());
+    let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let operators = Operators::new(semel.clone(), recent);
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
+}
+
+/// Who counts.
+struct Observing {
+    counts: Arc<Counts>,
+    measures: Arc<Measures>,
+    telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// Writes log lines to standard error from now on.
@@ -108,14 +137,15 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
-    cors: &Arc<Cors>,
+    operators: Operators,
     token: Option<Token>,
+    observing: Observing,
     records: &str,
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
-    let operators = match gateway.admin {
+    let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
@@ -130,21 +160,34 @@ async fn serve(
             origin: origin.clone(),
             gateway: gateway.clone(),
             policy: policy.clone(),
-            cors: Arc::clone(cors),
             semel: open.semel.clone(),
             closing: open.closing.clone(),
             connections: open.connections.clone(),
             stop: stop.clone(),
+            counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
         handles.push(handle.context("cannot start a thread")?);
     }
-    let admin = operators.as_ref().map(|(_, address)| *address);
+    let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
-    if let Some((operators, _)) = operators {
-        let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone() };
-        tokio::spawn(admin.serve(operators));
+    if let Some((listener, _)) = listening_to_operators {
+        let metrics = Metrics::new(Sources {
+            counts: observing.counts.clone(),
+            semel: open.semel.clone(),
+            store: observing.measures,
+            connections: open.connections.clone(),
+            origin_connections_max: gateway.upstream_connections_max,
+            closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
+        });
+        let admin =
+            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
+        let every = observing.telemetry.unknown_count_every;
+        tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
+        tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
@@ -191,11 +234,12 @@ struct Part {
     origin: Origin,
     gateway: Gateway,
     policy: Bytes,
-    cors: Arc<Cors>,
     semel: Semel,
     closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
+    counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -205,6 +249,7 @@ impl Part {
             let gateway = &self.gateway;
             let connections_max = gateway.upstream_connections_max.div_ceil(gateway.threads);
             let pool = Pool::new(self.origin, connections_max, gateway.upstream_idle_max, gateway.connect_max);
+            self.counts.watch(pool.watch());
             let settings = Settings {
                 host: gateway.host,
                 response_header_max: gateway.response_header_max,
@@ -216,13 +261,14 @@ impl Part {
                 PublishPolicy::Public => Some(self.policy),
             };
             let serving = Serving {
+                cors: Arc::new(Cors::new(gateway.cors.clone(), self.semel.policy())),
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
                 policy,
-                cors: self.cors,
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

@@ -20,3 +20,4 @@ mod peers;
 mod policy;
 mod security;
 mod store;
+mod telemetry;
