@@ -19,11 +19,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Says whether a running gateway can serve: asks /readyz on its admin address.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  semel ready --admin 127.0.0.1:8081\n  semel ready --config /etc/semel/semel.toml     (the health check of a container)\n\nExit codes:\n  0  it serves\n  1  it does not: it is not there, drains, or its store does not work\n  2  wrong command line or configuration"
+    after_help = "Examples:\n  semel ready --admin 127.0.0.1:9090\n  semel ready --config /etc/semel/semel.toml     (the health check of a container)\n\nExit codes:\n  0  it serves\n  1  it does not: it is not there, drains, or its store does not work\n  2  wrong command line or configuration"
 )]
 pub(crate) struct Ready {
-    /// Its admin address
-    #[arg(long, value_name = "ADDR")]
+    /// Its admin address, such as 127.0.0.1:9090 or http://127.0.0.1:9090
+    #[arg(long, value_name = "ADDR", env = "SEMEL_ADMIN", value_parser = address)]
     admin: Option<AdminText>,
     /// Its configuration file, for the admin address in it
     #[arg(long, value_name = "FILE")]
@@ -50,6 +50,11 @@ pub(crate) fn run(args: Ready) -> anyhow::Result<()> {
     }
     print!("{content}");
     Ok(())
+}
+
+/// As an address, or as the URL that other commands take.
+fn address(text: &str) -> Result<AdminText, String> {
+    text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/').parse()
 }
 
 async fn ask(admin: SocketAddr) -> anyhow::Result<(http::StatusCode, String)> {
