@@ -22,9 +22,10 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{store::StoreSettings, telemetry::TelemetrySettings};
+use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings};
 
 mod complain;
+mod cors;
 mod show;
 mod store;
 mod telemetry;
@@ -32,6 +33,7 @@ mod telemetry;
 mod tests;
 pub(crate) mod words;
 
+pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 pub(crate) use telemetry::Telemetry;
@@ -94,6 +96,8 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+    /// `[cors]`: which web pages may read its answers.
+    pub cors: Cors,
 }
 
 impl Gateway {
@@ -288,6 +292,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
     telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
@@ -330,7 +335,7 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
+        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
@@ -391,7 +396,7 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self) -> Gateway {
+    fn build(self, cors: Cors) -> Gateway {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
@@ -419,6 +424,7 @@ impl GatewaySettings {
             connect_max: seconds(self.connect_max, 5),
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+            cors,
         }
     }
 }

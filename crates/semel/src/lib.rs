@@ -23,6 +23,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
+pub use effect::Replayed;
 pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};

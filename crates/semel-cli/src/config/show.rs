@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
+use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -32,6 +32,7 @@ pub(crate) fn show(config: &Config) -> String {
         "an absolute URI where callers read about this API's idempotency",
     );
     gateway(&mut page, &config.gateway);
+    cors(&mut page, &config.gateway.cors);
     store(&mut page, &config.store);
     telemetry(&mut page, &config.telemetry);
     for route_policy in policy.routes() {
@@ -147,6 +148,20 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         "the origin's silence before its response, where no route covers",
     );
     page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
+}
+
+fn cors(page: &mut Page<'_>, cors: &Cors) {
+    page.table("[cors]");
+    page.set(
+        "origins",
+        list(cors.origins.iter().filter_map(|origin| origin.to_str().ok())),
+        "web pages that may read the gateway's own problems and kept replies, such as \"https://app.example.com\"",
+    );
+    let credentials = match cors.credentials {
+        Credentials::Allowed => "true",
+        Credentials::Hidden => "false",
+    };
+    page.set("credentials", credentials, "true: also where their requests carry cookies");
 }
 
 fn store(page: &mut Page<'_>, store: &StoreConfig) {

@@ -31,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 use self::{
     admin::Admin,
     authorize::AskAddress,
+    cors::Cors,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
@@ -46,6 +47,7 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod cors;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -267,6 +269,7 @@ impl Part {
                 PublishPolicy::Public => Some(self.policy),
             };
             let serving = Serving {
+                cors: Arc::new(Cors::new(gateway.cors.clone(), self.semel.policy())),
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
                 policy,

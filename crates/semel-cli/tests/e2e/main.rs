@@ -6,7 +6,9 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
