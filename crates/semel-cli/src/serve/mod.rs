@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::Semel;
+use semel::{Observer, Semel};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -28,8 +28,8 @@ use self::{
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
+    operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
-    release::Token,
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
@@ -44,9 +44,9 @@ mod forward;
 mod framing;
 mod headers;
 mod listen;
+mod operators;
 mod pool;
 mod published;
-mod release;
 #[cfg(test)]
 mod tests;
 
@@ -78,7 +78,10 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &words));
+    let recent = Arc::new(Recent::default());
+    let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let operators = Operators::new(semel.clone(), recent);
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -105,13 +108,14 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
+    operators: Operators,
     token: Option<Token>,
     records: &str,
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
-    let operators = match gateway.admin {
+    let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
@@ -135,11 +139,11 @@ async fn serve(
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
         handles.push(handle.context("cannot start a thread")?);
     }
-    let admin = operators.as_ref().map(|(_, address)| *address);
+    let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
-    if let Some((operators, _)) = operators {
-        let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone() };
-        tokio::spawn(admin.serve(operators));
+    if let Some((listener, _)) = listening_to_operators {
+        let admin = Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone() };
+        tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
