@@ -25,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use self::{
     admin::Admin,
     authorize::AskAddress,
+    console::{Console, Transport},
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
@@ -38,6 +39,7 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod console;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -142,7 +144,8 @@ async fn serve(
     let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
     if let Some((listener, _)) = listening_to_operators {
-        let admin = Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone() };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
+        let admin = Admin { semel: open.semel.clone(), policy, operators, token, console, closing: open.closing.clone() };
         tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use semel::Body;
 
 /// Where they are.
 const PREFIX: &str = "/console/assets/";
@@ -46,7 +46,7 @@ pub(super) fn has(path: &str) -> bool {
 }
 
 /// The asset at `path`; `None` when there is none.
-pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     let asset = ASSETS.iter().find(|asset| asset.path == path)?;
     let etag = etag(asset.content);
     let is_known = headers.get_all(header::IF_NONE_MATCH).iter().any(|line| names(line, &etag));
@@ -55,7 +55,7 @@ pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Response<Full<By
     } else {
         (StatusCode::OK, Bytes::from_static(asset.content))
     };
-    let mut response = Response::new(Full::new(content));
+    let mut response = Response::new(Body::full(content));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.media_type));

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use maud::{Markup, html};
+use semel::Body;
 use tokio::time::timeout;
 
 use super::operators::{Operators, token::Token};
@@ -29,7 +29,7 @@ mod words;
 
 pub(crate) use self::session::Transport;
 use self::{
-    page::{Fields, Tone, form_token, notice, outside, see, told},
+    page::{Fields, Tone, notice, outside, see, told},
     session::{Asks, Operator, SESSION_IDLE_MAX, Sessions},
 };
 
@@ -61,7 +61,7 @@ struct Asked<'a> {
     from: SocketAddr,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
 impl Console {
     /// For operators who show `token`.
@@ -109,7 +109,8 @@ impl Console {
             Err(answer) => return answer,
         };
         if !operator.form.is(fields.text("form")) {
-            let words = "This form is of another session, and nothing was done. Go back, load its page again, and repeat.";
+            let words =
+                "This form is of another session, and nothing was done. Go back, load its page again, and repeat.";
             return sorry(StatusCode::FORBIDDEN, words);
         }
         self.act(asked, &fields).await
@@ -176,7 +177,7 @@ impl Console {
             Err(answer) => return answer,
         };
         let to = destination(&fields);
-        if !token.is(fields.text("token").as_bytes()) {
+        if !token.matches(fields.text("token").as_bytes()) {
             self.sessions.was_wrong(from.ip(), now);
             tracing::warn!(target: "semel::audit", %from, "a wrong token was shown to the console");
             return login(StatusCode::FORBIDDEN, to, Some("That is not the token."));

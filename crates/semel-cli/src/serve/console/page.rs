@@ -5,10 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 use maud::{DOCTYPE, Markup, html};
+use semel::Body;
 
 use super::{
     assets::{HTMX, ICON, SCRIPT, STYLE},
@@ -145,16 +144,16 @@ pub(super) fn form_token(token: &FormToken) -> Markup {
 }
 
 /// A page, or a part of one, as a response.
-pub(super) fn told(status: StatusCode, markup: Markup) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(markup.into_string())));
+pub(super) fn told(status: StatusCode, markup: Markup) -> Response<Body> {
+    let mut response = Response::new(Body::full(markup.into_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
 }
 
 /// "Look there": what follows a form that was accepted, so that reloading does not post it again.
-pub(super) fn see(path: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+pub(super) fn see(path: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
     let path = HeaderValue::from_str(path).expect("paths of the console are written here, in ASCII");
     response.headers_mut().insert(header::LOCATION, path);
@@ -162,7 +161,7 @@ pub(super) fn see(path: &str) -> Response<Full<Bytes>> {
 }
 
 /// Adds what holds for every answer of the console.
-pub(super) fn protect(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+pub(super) fn protect(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

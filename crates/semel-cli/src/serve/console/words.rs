@@ -161,7 +161,9 @@ fn concurrent(route: &RoutePolicy) -> String {
         format!("A retry while the first request still runs is refused at once with {status}.")
     } else {
         let wait = as_configured(route.wait_max);
-        format!("A retry while the first request still runs waits for it up to {wait}, and is then refused with {status}.")
+        format!(
+            "A retry while the first request still runs waits for it up to {wait}, and is then refused with {status}."
+        )
     }
 }
 
@@ -170,7 +172,9 @@ fn unknown(route: &RoutePolicy) -> String {
     let then = match route.on_unknown {
         OnUnknown::Refuse => "a retry is refused until an operator settles it",
         OnUnknown::Reexecute => "a retry executes again, since the origin is declared idempotent",
-        OnUnknown::ForwardKey => "a retry executes again, since the origin is declared to know the key, which it is sent",
+        OnUnknown::ForwardKey => {
+            "a retry executes again, since the origin is declared to know the key, which it is sent"
+        }
     };
     format!(
         "An execution that has no answer after {execution}, or whose connection breaks, is unknown for {}: {then}.",
@@ -205,8 +209,11 @@ fn guard(rule: &GuardRule) -> String {
         }
     };
     let values: Vec<String> = rule.values.iter().map(text).collect();
-    let when: Vec<String> =
-        rule.when.iter().map(|condition| format!("{} is {}", text(&condition.source), condition.is.join(" or "))).collect();
+    let when: Vec<String> = rule
+        .when
+        .iter()
+        .map(|condition| format!("{} is {}", text(&condition.source), condition.is.join(" or ")))
+        .collect();
     let when = if when.is_empty() { String::new() } else { format!(", where {}", when.join(" and ")) };
     let passing = match rule.overriding {
         Overriding::Never => "",
@@ -259,9 +266,11 @@ mod tests {
 
     #[test]
     fn every_decision_has_words() {
-        let statuses = [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
+        let statuses =
+            [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
         let codes = ProblemType::ALL.iter().map(|kind| kind.code());
-        for decision in ["completed", "replay", "lost"].into_iter().chain(codes).chain(statuses.map(KeyStatus::as_str)) {
+        for decision in ["completed", "replay", "lost"].into_iter().chain(codes).chain(statuses.map(KeyStatus::as_str))
+        {
             assert!(!of_decision(decision).is_empty(), "{decision}");
         }
     }

@@ -146,6 +146,11 @@ impl Operators {
         Operators { semel, recent }
     }
 
+    /// Whose records they are.
+    pub(crate) fn semel(&self) -> &Semel {
+        &self.semel
+    }
+
     /// What this gateway has seen lately.
     pub(crate) fn recent(&self) -> &Recent {
         &self.recent
