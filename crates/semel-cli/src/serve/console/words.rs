@@ -261,7 +261,19 @@ mod tests {
     fn the_default_policy_in_plain_words() {
         let policy = Policy::preset(Preset::Ietf);
         let said = of_route(&policy.routes()[0]).join("\n");
-        expect_test::expect![""].assert_eq(&said);
+        expect_test::expect![[r#"
+            Executed at most once per caller, path and value of the header Idempotency-Key. A request without it passes through unprotected.
+            A retry must have the same content, byte for byte.
+            A retry of what has happened is told the first reply, marked with Idempotent-Replayed, for 24h.
+            After that it is refused for as long as it is remembered.
+            Another request under the same key is refused with 422.
+            A retry while the first request still runs is refused at once with 409.
+            An execution that has no answer after 30s, or whose connection breaks, is unknown for 30d: a retry is refused until an operator settles it.
+            What has happened is remembered for 30d.
+            2xx, 3xx: the effect happened, and the reply is kept.
+            4xx, 503: nothing happened, and the key is free again.
+            500-502, 504-599: nobody knows whether the effect happened.
+            Contents up to 1 MiB are protected, and replies up to 1 MiB are kept; larger requests are refused, and of larger replies only the fact is kept."#]].assert_eq(&said);
     }
 
     #[test]

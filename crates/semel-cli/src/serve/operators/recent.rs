@@ -187,8 +187,8 @@ mod tests {
     fn what_was_decided_lately_is_a_minute_and_no_more() {
         let policy = Policy::preset(Preset::Ietf);
         let recent = Recent::default();
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds);
-        let tell = |decision, seconds| {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds);
+        let tell = |decision, seconds: u64| {
             let event = Event { route: &policy.routes()[0], decision, status: 200, exchange: None };
             recent.push(&event, at(seconds));
         };
@@ -196,7 +196,7 @@ mod tests {
         tell("completed", 1);
         tell("replay", 30);
         tell("replay", 29);
-        let lately = |seconds| recent.decisions_lately(at(seconds)).into_iter().collect::<Vec<_>>();
+        let lately = |seconds: u64| recent.decisions_lately(at(seconds)).into_iter().collect::<Vec<_>>();
         assert_eq!(lately(59), [("completed", 1), ("replay", 3)]);
         assert_eq!(lately(60), [("completed", 1), ("replay", 2)]);
         assert_eq!(lately(61), [("replay", 2)]);
