@@ -9,8 +9,12 @@ use crate::{
     guard::{GuardQuestion, GuardRule, Overriding},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
+    record::{About, TraceContext},
     scope::{RecordKey, Scope, Secret},
-    wire::{GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
+    wire::{
+        GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
+        Warning,
+    },
 };
 
 /// The part of a request that is there before its content.
@@ -70,6 +74,8 @@ pub struct Covered {
     pub guard: Option<GuardQuestion>,
     /// Why the caller passes the guard, where the route allows that (Q14).
     pub guard_override: Option<String>,
+    /// What operators may see of its record.
+    pub about: Arc<About>,
 }
 
 /// Judges a request before its content is read. `now` is the time since the Unix epoch by the caller's clock; it
@@ -170,7 +176,9 @@ impl Admitted {
         let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));
         let asking = rule.filter(|_| guard_override.is_none());
         let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
-        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override }))
+        let trace = head.headers.get(TRACEPARENT).and_then(|value| TraceContext::parse(value.to_str().ok()?));
+        let about = Arc::new(About { route: route.name().to_owned(), principal: principal.label(), trace });
+        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override, about }))
     }
 }
 

@@ -502,7 +502,7 @@ impl Exchange {
         let fingerprint = if is_forgotten { Fingerprint::from_bytes([0; Fingerprint::LEN]) } else { self.fingerprint };
         let is_settle = matches!(phase, Phase::Unknown | Phase::Completed { .. });
         let guard = self.guard_key().filter(|_| !(is_settle && planted(Bug::SettleForgetsGuard)));
-        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard } }
+        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard, about: None } }
     }
 
     fn judge(&mut self, found: &Found) -> Step {
@@ -641,7 +641,14 @@ mod tests {
     /// What the store finds when another exchange took the record over.
     fn taken_over(phase: Phase) -> Swapped {
         let stamp = Stamp { exchange: ExchangeId(2), write: 2 };
-        let record = Record { fingerprint: FINGERPRINT, attempt: 2, phase, retention: RULES.unknown_for, guard: None };
+        let record = Record {
+            fingerprint: FINGERPRINT,
+            attempt: 2,
+            phase,
+            retention: RULES.unknown_for,
+            guard: None,
+            about: None,
+        };
         Swapped::Found(Found { stamp, age: Duration::ZERO, abandoned: false, record })
     }
 

@@ -26,6 +26,7 @@
 mod digest;
 mod explore;
 mod guards;
+mod operator;
 
 use std::{
     cell::RefCell,
@@ -43,6 +44,7 @@ use explore::{
     Invariant::{I1, I2, I3, I4, I5, I6},
     Move, ensure, explore, swap_in,
 };
+use operator::Operator;
 
 use crate::{
     decide::Rules,
@@ -154,13 +156,14 @@ struct Config {
     faults_max: u8,
     /// How often a record may outlive its retention.
     forgets_max: u8,
+    operator: Operator,
 }
 
 const LEASE: Duration = Duration::from_secs(1);
 const REPLAY_FOR: Duration = Duration::from_secs(2);
 const RETENTION: Duration = Duration::from_secs(3);
 
-fn configurations() -> [Config; 14] {
+fn configurations() -> [Config; 16] {
     let rules = Rules {
         on_unknown: OnUnknown::Refuse,
         on_completed: OnCompleted::Replay,
@@ -173,8 +176,11 @@ fn configurations() -> [Config; 14] {
         remember_for: RETENTION,
         unknown_for: RETENTION,
     };
-    let config =
-        |name, fingerprints, faults_max, rules| Config { name, rules, fingerprints, faults_max, forgets_max: 1 };
+    let config = |name, fingerprints, faults_max, rules| {
+        let operator = Operator::Away;
+        Config { name, rules, fingerprints, faults_max, forgets_max: 1, operator }
+    };
+    let operated = |config| Config { operator: Operator::Here, ..config };
     let wait_max = Duration::from_millis(10);
     [
         config("refuse, 3 same", &[1, 1, 1], 4, rules),
@@ -211,6 +217,13 @@ fn configurations() -> [Config; 14] {
             Rules { on_unknown: OnUnknown::Reexecute, on_expired: OnExpired::Execute, ..rules },
         ),
         config("refuse, 4 same", &[1, 1, 1, 1], 3, rules),
+        operated(config("operated, 2 same + 1 other", &[1, 1, 9], 2, rules)),
+        operated(config(
+            "operated re-execute, 2 same",
+            &[1, 1],
+            3,
+            Rules { on_unknown: OnUnknown::Reexecute, ..rules },
+        )),
     ]
 }
 
@@ -236,6 +249,7 @@ struct World {
     is_reply_told: bool,
     /// Something happened after which a key may stay refused: a crash, a store given up on, an outcome not known.
     is_in_doubt: bool,
+    operator: Operator,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -250,6 +264,8 @@ enum Purpose {
     Claim,
     GiveBack,
     Settle { ran: Ran },
+    /// A settle by an operator; the party is the one whose record it is.
+    Operator,
 }
 
 /// An execution that is over, and what it reported.
@@ -338,6 +354,7 @@ impl explore::World for World {
             forgets_left: config.forgets_max,
             is_reply_told: false,
             is_in_doubt: false,
+            operator: config.operator.clone(),
         }
     }
 
@@ -388,6 +405,7 @@ impl explore::World for World {
                 Ok(())
             });
         }
+        self.moves_of_operator(config, &mut |what, fault, change| go(None, what, fault, change));
         for (i, party) in self.parties.iter().enumerate() {
             self.moves_of(config, i, party, &mut |what, fault, change| go(Some(i), what, fault, change));
         }
@@ -577,6 +595,12 @@ impl World {
                 let own = before.as_ref().is_some_and(|cell| cell.stamp.exchange.0 == ask.party as u128 + 1);
                 ensure(own, I5, "who no longer holds the record changed it")?;
             }
+            (Purpose::Operator, before) => {
+                let before = before.as_ref().expect("an operator settles what is there");
+                let known = matches!(before.record.phase, Phase::Completed { .. });
+                ensure(!known, I2, "a completed record was replaced")?;
+                ensure(Some(before.stamp) == ask.swap.expect, I5, "an operator changed what was not shown")?;
+            }
             (Purpose::Claim, None) => {}
             (Purpose::Claim, Some(cell)) => match &cell.record.phase {
                 Phase::Completed { replay_for, .. } => {
@@ -637,7 +661,7 @@ impl World {
                 self.check_answer(config, ask.party, Some(ran), &answer)
             }
             (step, Purpose::Claim) => self.go_on(config, ask.party, exchange, step),
-            (_, Purpose::GiveBack) => panic!("the exchange is over before its claim is given back"),
+            (_, Purpose::GiveBack | Purpose::Operator) => panic!("the exchange is over then, or not concerned"),
             (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. } | Step::GiveBack { .. }, Purpose::Settle { .. }) => {
                 panic!("a settle is the last swap")
             }

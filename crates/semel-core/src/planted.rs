@@ -90,12 +90,16 @@ pub(crate) enum Bug {
     ReleaseLooksOnce,
     /// A release deletes the guard whatever its stamp.
     ReleaseIsBlind,
+    /// An operator settles what may still be executing.
+    OperatorSettlesRunning,
+    /// An operator settles what is known.
+    OperatorSettlesKnown,
 }
 
 #[cfg(test)]
 impl Bug {
     /// All that take a single key.
-    pub(crate) const ALL: [Bug; 27] = [
+    pub(crate) const ALL: [Bug; 29] = [
         Bug::PhaseBeforeFingerprint,
         Bug::FailOpen,
         Bug::UnknownIsNotSent,
@@ -123,6 +127,8 @@ impl Bug {
         Bug::UnconfirmedSaysReleased,
         Bug::BlindGiveBack,
         Bug::RetryFreesKey,
+        Bug::OperatorSettlesRunning,
+        Bug::OperatorSettlesKnown,
     ];
 
     /// Those that take a guard.

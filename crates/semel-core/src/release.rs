@@ -212,7 +212,8 @@ mod tests {
         for (phase, age, abandoned, verdict, by_operator) in rows {
             let what = format!("{phase:?} at {age:?}");
             let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
-            let record = Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard) };
+            let record =
+                Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard), about: None };
             let stamp = Stamp { exchange: ExchangeId(1), write: 1 };
             let owner = Found { stamp, age, abandoned, record };
             // The request that shows it began ten seconds ago.

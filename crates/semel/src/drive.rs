@@ -33,6 +33,7 @@ use crate::{
     body::Body,
     event::{Event, Exchanged, Observer},
     layer::State,
+    seal::Seals,
     store::{Store, StoreError},
 };
 
@@ -123,6 +124,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
+    let seals = Seals::of(covered);
     let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
@@ -134,6 +136,7 @@ pub(crate) async fn drive<F>(
     loop {
         step = match step {
             Step::Swap { register, swap } if executed.is_none() => {
+                let swap = seals.close(register, swap);
                 let asking_at = Instant::now();
                 let at = match register {
                     // The lease begins with the claim of the key, however long the guard takes.
@@ -160,7 +163,8 @@ pub(crate) async fn drive<F>(
                     None => exchange.on_store_failed(),
                 }
             }
-            Step::Swap { swap, .. } => {
+            Step::Swap { register, swap } => {
+                let swap = seals.close(register, swap);
                 let settling_at = Instant::now();
                 let settling = settle(&**store, &key, &swap, claimed_at + covered.route.lease());
                 tokio::pin!(settling);
@@ -207,6 +211,7 @@ pub(crate) async fn drive<F>(
                 tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
+                let swap = seals.close(Which::Record, swap);
                 if !give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await {
                     tracing::warn!(target: "semel::store", exchange = %id, "an unconfirmed claim is left to its lease");
                 }

@@ -10,6 +10,7 @@ mod event;
 pub mod layer;
 mod observe;
 mod reply;
+mod seal;
 mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]

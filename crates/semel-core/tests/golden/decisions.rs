@@ -70,7 +70,14 @@ fn the_table_of_decisions() {
     for (name, phase, age, abandoned) in found {
         for (whose, fingerprint) in [("same", MINE), ("other", OTHER)] {
             // Attempt 4, so that the next one shows.
-            let record = Record { fingerprint, attempt: 4, phase: phase.clone(), retention: REMEMBER_FOR, guard: None };
+            let record = Record {
+                fingerprint,
+                attempt: 4,
+                phase: phase.clone(),
+                retention: REMEMBER_FOR,
+                guard: None,
+                about: None,
+            };
             let record = record.at_age(age).expect("within its retention");
             let stamp = Stamp { exchange: ExchangeId(7), write: 1 };
             let found = Found { stamp, age, abandoned, record };
@@ -113,7 +120,14 @@ fn the_table_of_decisions() {
 
 #[test]
 fn nothing_is_found_past_its_retention() {
-    let record = Record { fingerprint: MINE, attempt: 1, phase: Phase::Unknown, retention: REMEMBER_FOR, guard: None };
+    let record = Record {
+        fingerprint: MINE,
+        attempt: 1,
+        phase: Phase::Unknown,
+        retention: REMEMBER_FOR,
+        guard: None,
+        about: None,
+    };
     assert_eq!(record.clone().at_age(just_before(REMEMBER_FOR)), Some(record.clone()));
     assert_eq!(record.at_age(REMEMBER_FOR), None);
 }

@@ -259,6 +259,7 @@ impl Store for EmbeddedStore {
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
             guard: None,
+            about: None,
         };
         let mut swap = Swap { expect: None, put: Some(Put { stamp: Stamp { exchange, write: 1 }, record }) };
         loop {

@@ -270,6 +270,7 @@ impl Store for PostgresStore {
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
             guard: None,
+            about: None,
         };
         let key = &self.0.probe_key;
         let mut put = Swap { expect: None, put: Some(Put { stamp, record }) };

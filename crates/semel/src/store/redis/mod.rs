@@ -314,6 +314,7 @@ impl Store for RedisStore {
                 phase: Phase::Unknown,
                 retention: Duration::from_secs(10),
                 guard: None,
+                about: None,
             };
             for (expect, put) in [(None, Some(Put { stamp, record })), (Some(stamp), None)] {
                 match self.0.swap(&key, &Swap { expect, put }).await? {
