@@ -57,8 +57,10 @@ pub(crate) struct Gateway {
     pub data: PathBuf,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
-    /// The file whose token lets operators release guards; without it nobody can.
+    /// The file whose token lets operators look at records, settle and release; without it nobody can.
     pub admin_token_file: Option<PathBuf>,
+    /// Where every act of an operator is written down; `None`: in `data`.
+    pub audit_log: Option<PathBuf>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
     /// Who is asked before a kept reply is told, if anybody.
@@ -85,6 +87,13 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+}
+
+impl Gateway {
+    /// Where every act of an operator is written down.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.audit_log.clone().unwrap_or_else(|| self.data.join("audit.log"))
+    }
 }
 
 /// Who may read the policy document.
@@ -211,6 +220,7 @@ pub(crate) struct GatewaySettings {
     pub data: Option<PathBuf>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
+    pub audit_log: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
     pub authorize: Option<Question>,
     pub host: Option<HostRule>,
@@ -318,6 +328,12 @@ impl Config {
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
             ));
         }
+        if gateway.audit_log.is_some() && gateway.admin_token_file.is_none() {
+            return Err(complain(
+                None,
+                "gateway.audit_log is about what operators do, who need a token: set gateway.admin_token_file too",
+            ));
+        }
         let (span, settings) = match document.store {
             None => (None, StoreSettings::default()),
             Some(settings) => (Some(settings.span()), settings.into_inner()),
@@ -346,6 +362,7 @@ impl GatewaySettings {
             data: self.data.or(base.data),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
+            audit_log: self.audit_log.or(base.audit_log),
             publish_policy: self.publish_policy.or(base.publish_policy),
             authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
@@ -375,6 +392,7 @@ impl GatewaySettings {
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
+            audit_log: self.audit_log,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
             authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),

@@ -41,12 +41,7 @@ pub enum Unsettled {
 /// The swap that settles what was found, written by the exchange `by`, which writes nothing else.
 ///
 /// `seen` is the stamp that the operator was shown; `None`: whatever is there now is meant.
-pub fn settle(
-    found: &Found,
-    seen: Option<Stamp>,
-    ended: Ended,
-    by: ExchangeId,
-) -> Result<Swap, Unsettled> {
+pub fn settle(found: &Found, seen: Option<Stamp>, ended: Ended, by: ExchangeId) -> Result<Swap, Unsettled> {
     if seen.is_some_and(|seen| seen != found.stamp) {
         return Err(Unsettled::Changed);
     }
@@ -80,7 +75,7 @@ mod tests {
     fn found(phase: Phase, age: Duration, abandoned: bool) -> Found {
         let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
         let guard = Some(RecordKey::from_bytes([9; RecordKey::LEN]));
-        let record = Record { fingerprint, attempt: 2, phase, retention: Duration::from_hours(1), guard };
+        let record = Record { fingerprint, attempt: 2, phase, retention: Duration::from_hours(1), guard, about: None };
         Found { stamp: STAMP, age, abandoned, record }
     }
 

@@ -77,7 +77,12 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.maybe(
         "admin_token_file",
         gateway.admin_token_file.as_ref().map(|path| text(&path.display().to_string())),
-        "a file with the token that operators show to release guards there: POST /v1/release",
+        "a file with the token that operators show there, to look at records, settle and release: /v1",
+    );
+    page.maybe(
+        "audit_log",
+        gateway.audit_log.as_ref().map(|path| text(&path.display().to_string())),
+        "where every act of an operator is written down first; audit.log in the data folder, if not set",
     );
     page.set(
         "publish_policy",

@@ -16,7 +16,6 @@ use super::{
     operators::{
         Operators,
         api::{self, Api},
-        release,
         token::Token,
     },
 };
@@ -81,7 +80,6 @@ impl Admin {
                 None => self.readiness().await,
             },
             POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
-            release::RELEASE_PATH => self.release(request).await,
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
             path if is_within(path, console::CONSOLE_PATH) => self.console.answer(request, from).await,
             _ => json(
@@ -89,20 +87,6 @@ impl Admin {
                 "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and, with a token, /v1, /console\"}\n",
             ),
         }
-    }
-
-    async fn release(&self, request: Request<Incoming>) -> Response<Body> {
-        if request.method() != Method::POST {
-            let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only POST\"}\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-            return response;
-        }
-        let (status, content) = release::answer(&self.semel, self.token.as_ref(), request).await;
-        let mut response = json(status, format!("{content}\n"));
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
     }
 
     fn api(&self) -> Api<'_> {

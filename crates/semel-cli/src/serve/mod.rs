@@ -29,7 +29,7 @@ use self::{
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
-    operators::{Operators, recent::Recent, token::Token},
+    operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
 };
 use crate::{
@@ -82,7 +82,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     }
     let recent = Arc::new(Recent::default());
     let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
-    let operators = Operators::new(semel.clone(), recent);
+    // Without a token there are no operators, and nothing to write down.
+    let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
+    let operators = Operators::new(semel.clone(), recent, audit);
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);

@@ -11,7 +11,7 @@ use semel::{Event, Observer};
 use semel_core::{record::ExchangeId, scope::RecordKey};
 use serde::{Serialize, Serializer};
 
-use super::row::{RecordName, Seconds};
+use super::row::{RecordName, Seconds, as_text};
 
 /// How many events are remembered; about 16 MB.
 const EVENTS_MAX: usize = 100_000;
@@ -67,10 +67,6 @@ pub(crate) struct Seen {
 
 fn as_time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*at))
-}
-
-fn as_text<S: Serializer>(exchange: &ExchangeId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(exchange)
 }
 
 fn as_route<S: Serializer>(route: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
