@@ -27,6 +27,7 @@ after(async () => {
 function inBrowser(name, run, options = {}) {
   test(name, { timeout: 60_000 }, async () => {
     const context = await browser.newContext(options);
+    context.setDefaultTimeout(10_000);
     const errors = [];
     context.on("console", (message) => {
       // A browser logs an error for every answer of 4xx that is a page.
@@ -46,7 +47,7 @@ function inBrowser(name, run, options = {}) {
 /** Makes an unknown outcome, and gives the path of its record below the console. */
 async function lose(key, page) {
   const first = await gateway.order(key, { lose: true });
-  assert.equal(first.status, 504, first.content);
+  assert.equal(first.status, 502, first.content);
   await page.goto(`${gateway.console}/search`);
   await page.getByLabel("Path").fill("/orders");
   await page.getByLabel("Headers, one a line").fill(`Idempotency-Key: "${key}"\nAuthorization: Bearer ada`);
@@ -67,18 +68,18 @@ inBrowser("e11 an outcome settled as happened is told to retries, and nothing is
   await page.getByLabel("Status that a retry is told").fill("201");
   await page.getByLabel("Headers of the reply, one a line").fill("Content-Type: application/json");
   await page.getByLabel("Content of the reply").fill('{"number":1,"by":"hand"}');
-  await page.getByText("Keep the reply").click();
+  await page.locator("summary", { hasText: "Keep the reply" }).click();
   await page.locator("#headers").fill('Idempotency-Key: "happened-1"\nAuthorization: Bearer ada');
   await page.getByLabel("I have looked at the origin").check();
   await page.getByRole("button", { name: "Settle as happened" }).click();
-  await page.getByText("Settled: it is completed now.").waitFor();
+  await page.getByText("Settled: it is completed now; a retry is told the reply that was given, with status 201.").waitFor();
   await page.locator(".phase.completed").waitFor();
 
   const retry = await gateway.order("happened-1");
   assert.deepEqual(retry, { status: 201, content: '{"number":1,"by":"hand"}', replayed: "true" });
   assert.equal(shipped("happened-1"), 1);
   const acts = gateway.audit().filter(({ why }) => why === "order 1 is in the ledger");
-  assert.deepEqual(acts.map(({ who, outcome }) => [who, outcome]), [["Ada Lovelace", "intended"], ["Ada Lovelace", "done"]]);
+  assert.deepEqual(acts.map(({ who, stage }) => [who, stage]), [["Ada Lovelace", "intended"], ["Ada Lovelace", "done"]]);
 
   await page.reload();
   await page.getByText("Settled as lost").waitFor();
@@ -102,7 +103,7 @@ inBrowser("e11 an outcome settled as did not happen is executed by the next retr
   assert.equal((await gateway.order("not-1")).replayed, "true");
   assert.equal(shipped("not-1"), before + 1);
   const acts = gateway.audit().filter(({ who }) => who === "Grace Hopper");
-  assert.deepEqual(acts.map(({ outcome }) => outcome), ["intended", "done"]);
+  assert.deepEqual(acts.map(({ stage }) => stage), ["intended", "done"]);
 });
 
 inBrowser("e11 with the keyboard alone", async (page) => {

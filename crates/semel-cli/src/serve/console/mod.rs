@@ -15,7 +15,7 @@ use maud::{Markup, html};
 use semel::Body;
 use tokio::time::timeout;
 
-use super::operators::{Operators, token::Token};
+use super::operators::{Operators, WORDS_CHARS_MAX, token::Token};
 
 mod assets;
 mod overview;
@@ -40,8 +40,6 @@ pub(crate) const CONSOLE_PATH: &str = "/console";
 const FORM_BYTES_MAX: usize = 4 << 20;
 /// How long an operator's browser may take to send one.
 const FORM_READ_MAX: Duration = Duration::from_secs(10);
-/// The longest name of an operator, in characters; as long as an audit line's `who` may be.
-const WHO_CHARS_MAX: usize = 200;
 
 /// The console of one gateway.
 #[derive(Debug)]
@@ -183,8 +181,8 @@ impl Console {
             return login(StatusCode::FORBIDDEN, to, Some("That is not the token."));
         }
         let who = fields.text("who");
-        if who.is_empty() || who.chars().count() > WHO_CHARS_MAX || who.chars().any(char::is_control) {
-            let words = format!("Say who you are, in 1 to {WHO_CHARS_MAX} characters: the audit log names you.");
+        if who.is_empty() || who.chars().count() > WORDS_CHARS_MAX || who.chars().any(char::is_control) {
+            let words = format!("Say who you are, in 1 to {WORDS_CHARS_MAX} characters: the audit log names you.");
             return login(StatusCode::BAD_REQUEST, to, Some(&words));
         }
         // A session that this browser had is over.
@@ -285,7 +283,7 @@ fn login(status: StatusCode, to: &str, wrong: Option<&str>) -> Answer {
             }
             div class="field" {
                 label for="who" { "Who you are" }
-                input id="who" name="who" autocomplete="username" maxlength=(WHO_CHARS_MAX) required aria-describedby="who-hint";
+                input id="who" name="who" autocomplete="username" maxlength=(WORDS_CHARS_MAX) required aria-describedby="who-hint";
                 p class="hint" id="who-hint" { "The audit log names you with everything that you do here." }
             }
             div { button { "Sign in" } }

@@ -65,7 +65,7 @@ impl Console {
             p { "As the caller sends it: what makes the key and the caller counts, and nothing else." }
             form class="tall" action="/console/search" method="post" {
                 (form_token(&asked.operator.form))
-                (self.request_fields(fields))
+                (self.request_fields(fields, ""))
                 div { button { "Find" } }
             }
         };
@@ -73,7 +73,9 @@ impl Console {
     }
 
     /// The fields of [`request_of`]. What is secret is never written back into a page.
-    pub(super) fn request_fields(&self, fields: &Fields) -> Markup {
+    ///
+    /// A route without variables says the path by itself.
+    pub(super) fn request_fields(&self, fields: &Fields, route: &str) -> Markup {
         let policy = self.operators.semel().policy();
         let keys = policy.routes().iter().filter_map(|route| match &route.key {
             KeyRule::Header { name, .. } => Some(name),
@@ -82,15 +84,16 @@ impl Console {
         let mut names: Vec<String> = keys.chain(policy.principal()).map(words::header).collect();
         names.sort();
         names.dedup();
-        let method = Some(fields.text("method")).filter(|method| !method.is_empty()).unwrap_or("POST");
+        let or = |name: &str, otherwise| Some(fields.text(name)).filter(|text| !text.is_empty()).unwrap_or(otherwise);
+        let route = if route.contains(['{', '*']) { "" } else { route };
         html! {
             div class="field" {
                 label for="method" { "Method" }
-                input id="method" name="method" value=(method) spellcheck="false";
+                input id="method" name="method" value=(or("method", "POST")) spellcheck="false";
             }
             div class="field" {
                 label for="path" { "Path" }
-                input id="path" name="path" value=(fields.text("path")) placeholder="/orders" spellcheck="false";
+                input id="path" name="path" value=(or("path", route)) placeholder="/orders" spellcheck="false";
             }
             div class="field" {
                 label for="headers" { "Headers, one a line" }

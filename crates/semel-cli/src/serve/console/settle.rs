@@ -6,18 +6,15 @@ use maud::{Markup, html};
 use semel_core::record::Reply;
 
 use super::{
-    Answer, Asked, Console, WHO_CHARS_MAX,
+    Answer, Asked, Console,
     page::{Fields, Place, Tone, form_token, notice, see},
     records::{Outcome, facts, path_of},
-    search::headers_of,
+    search::{headers_of, request_of},
 };
 use crate::serve::operators::{
-    By, Refusal, Settlement, Shown, Which,
+    By, Refusal, Settlement, Shown, WORDS_CHARS_MAX, Which,
     row::{RecordName, StampText, Standing},
 };
-
-/// The longest `why`, in characters; as long as an audit line's may be.
-const WHY_CHARS_MAX: usize = 200;
 
 impl Console {
     pub(super) async fn settle_page(&self, asked: Asked<'_>, record: RecordName, outcome: Outcome) -> Answer {
@@ -38,11 +35,11 @@ impl Console {
         outcome: Outcome,
         fields: &Fields,
     ) -> Answer {
-        let refusal = match said(asked, record, outcome, fields) {
+        let refusal = match self.said(asked, record, outcome, fields).await {
             Ok(Said { which, settlement, stamp, by }) => {
                 match self.operators.settle(&which, settlement, Some(stamp), &by).await {
                     Ok(settled) => {
-                        let words = format!("Settled: it is {} now. {}", settled.now, settled.retries);
+                        let words = format!("Settled: it is {} now; {}.", settled.now, settled.retries);
                         self.sessions.leave_notice(&asked.head.headers, words);
                         return see(&path_of(record));
                     }
@@ -95,15 +92,15 @@ impl Console {
                 input type="hidden" name="stamp" value=(row.stamp);
                 div class="field" {
                     label for="who" { "Who says so" }
-                    input id="who" name="who" value=(who) maxlength=(WHO_CHARS_MAX) required autocomplete="username";
+                    input id="who" name="who" value=(who) maxlength=(WORDS_CHARS_MAX) required autocomplete="username";
                 }
                 div class="field" {
                     label for="why" { "Why" }
-                    input id="why" name="why" value=(fields.text("why")) maxlength=(WHY_CHARS_MAX) required autofocus aria-describedby="why-hint";
+                    input id="why" name="why" value=(fields.text("why")) maxlength=(WORDS_CHARS_MAX) required autofocus aria-describedby="why-hint";
                     p class="hint" id="why-hint" { "What you looked at, such as \"order 4711 is in the ledger\". It is in the audit log for good." }
                 }
                 @match outcome {
-                    Outcome::Happened => (self.reply_fields(fields)),
+                    Outcome::Happened => (self.reply_fields(fields, row.route.as_deref().unwrap_or_default())),
                     Outcome::DidNotHappen => {}
                 }
                 label { input type="checkbox" name="sure" value="yes" required; " " (sure) }
@@ -116,7 +113,7 @@ impl Console {
         self.page(asked, status, Place::Unknown, title, &content)
     }
 
-    fn reply_fields(&self, fields: &Fields) -> Markup {
+    fn reply_fields(&self, fields: &Fields, route: &str) -> Markup {
         let status = Some(fields.text("status")).filter(|status| !status.is_empty()).unwrap_or("200");
         html! {
             div class="field" {
@@ -131,6 +128,17 @@ impl Console {
                 label for="reply" { "Content of the reply" }
                 textarea id="reply" name="reply" spellcheck="false" { (fields.whole("reply")) }
             }
+            details {
+                summary { "Keep the reply" }
+                fieldset {
+                    legend { "The request, as its caller sends it" }
+                    p class="hint" {
+                        "Replies are sealed under the caller's key, which this gateway does not keep. Give the request, and \
+                         retries are told the reply above; without it they are told that it happened, and with which status."
+                    }
+                    (self.request_fields(fields, route))
+                }
+            }
         }
     }
 }
@@ -140,8 +148,8 @@ fn consequences(attempt: u32, outcome: Outcome) -> Markup {
     let times = if attempt > 1 { format!("{attempt} times") } else { "once".to_owned() };
     match outcome {
         Outcome::Happened => html! {
-            p { strong { "A retry will not be executed any more." } " It is told what you write here." }
-            p { "If the effect did not happen after all, it never will by this key: the caller is told that it is done." }
+            p { strong { "A retry will not be executed any more." } " It is told that it is done." }
+            p { "If the effect did not happen after all, it never will under this key. This is not taken back." }
         },
         Outcome::DidNotHappen => html! {
             p { strong { "The next retry will be executed as a first time." } }
@@ -161,23 +169,32 @@ struct Said {
     by: By,
 }
 
-fn said(asked: Asked<'_>, record: RecordName, outcome: Outcome, fields: &Fields) -> Result<Said, Refusal> {
-    let stamp = fields.text("stamp").parse().map_err(Refusal::wrong)?;
-    if fields.text("sure") != "yes" {
-        return Err(Refusal::wrong("Say that you have looked at the origin: tick the last box."));
+impl Console {
+    async fn said(
+        &self,
+        asked: Asked<'_>,
+        record: RecordName,
+        outcome: Outcome,
+        fields: &Fields,
+    ) -> Result<Said, Refusal> {
+        let stamp = fields.text("stamp").parse().map_err(Refusal::wrong)?;
+        if fields.text("sure") != "yes" {
+            return Err(Refusal::wrong("Say that you have looked at the origin: tick the last box."));
+        }
+        let (mut which, settlement) = match outcome {
+            Outcome::Happened => (Which::Record(record.0), Settlement::Happened(reply(fields)?)),
+            Outcome::DidNotHappen => (Which::Record(record.0), Settlement::DidNotHappen),
+        };
+        let has_request = ["headers", "content"].iter().any(|name| !fields.text(name).is_empty());
+        if outcome == Outcome::Happened && has_request {
+            which = request_of(fields)?;
+            if self.operators.show(&which).await?.row.record != record {
+                return Err(Refusal::wrong("The request that you gave is of another record."));
+            }
+        }
+        let [who, why] = ["who", "why"].map(|name| fields.text(name).to_owned());
+        Ok(Said { which, settlement, stamp, by: By { who, why, from: asked.from } })
     }
-    let words = |name: &str, chars_max: usize| {
-        let text = fields.text(name);
-        let is_said = !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(char::is_control);
-        let wrong = || Refusal::wrong(format!("Say {name}, in 1 to {chars_max} characters."));
-        is_said.then(|| text.to_owned()).ok_or_else(wrong)
-    };
-    let by = By { who: words("who", WHO_CHARS_MAX)?, why: words("why", WHY_CHARS_MAX)?, from: asked.from };
-    let settlement = match outcome {
-        Outcome::Happened => Settlement::Happened(reply(fields)?),
-        Outcome::DidNotHappen => Settlement::DidNotHappen,
-    };
-    Ok(Said { which: Which::Record(record.0), settlement, stamp, by })
 }
 
 fn reply(fields: &Fields) -> Result<Reply, Refusal> {
