@@ -70,6 +70,7 @@ inBrowser("e11 an outcome settled as happened is told to retries, and nothing is
   await page.getByLabel("Content of the reply").fill('{"number":1,"by":"hand"}');
   await page.locator("summary", { hasText: "Keep the reply" }).click();
   await page.locator("#headers").fill('Idempotency-Key: "happened-1"\nAuthorization: Bearer ada');
+  await page.getByLabel("Content, as it was sent").fill('{"order":"happened-1"}');
   await page.getByLabel("I have looked at the origin").check();
   await page.getByRole("button", { name: "Settle as happened" }).click();
   await page.getByText("Settled: it is completed now; a retry is told the reply that was given, with status 201.").waitFor();

@@ -65,7 +65,7 @@ impl Console {
             p { "As the caller sends it: what makes the key and the caller counts, and nothing else." }
             form class="tall" action="/console/search" method="post" {
                 (form_token(&asked.operator.form))
-                (self.request_fields(fields, ""))
+                (self.request_fields(fields, "", "Content, where the key is in it"))
                 div { button { "Find" } }
             }
         };
@@ -75,7 +75,7 @@ impl Console {
     /// The fields of [`request_of`]. What is secret is never written back into a page.
     ///
     /// A route without variables says the path by itself.
-    pub(super) fn request_fields(&self, fields: &Fields, route: &str) -> Markup {
+    pub(super) fn request_fields(&self, fields: &Fields, route: &str, content: &str) -> Markup {
         let policy = self.operators.semel().policy();
         let keys = policy.routes().iter().filter_map(|route| match &route.key {
             KeyRule::Header { name, .. } => Some(name),
@@ -103,7 +103,7 @@ impl Console {
                 }
             }
             div class="field" {
-                label for="content" { "Content, where the key is in it" }
+                label for="content" { (content) }
                 textarea id="content" name="content" spellcheck="false" autocomplete="off" {}
             }
         }

@@ -136,7 +136,7 @@ impl Console {
                         "Replies are sealed under the caller's key, which this gateway does not keep. Give the request, and \
                          retries are told the reply above; without it they are told that it happened, and with which status."
                     }
-                    (self.request_fields(fields, route))
+                    (self.request_fields(fields, route, "Content, as it was sent"))
                 }
             }
         }
