@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     body::Body,
-    event::{Event, Exchanged, Observer},
+    event::{Event, Exchanged, Met, Observer},
     layer::State,
     seal::Seals,
     store::{Store, StoreError},
@@ -92,7 +92,7 @@ pub(crate) struct Told {
 /// An exchange that has done nothing yet, for what is told of it in the end.
 pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none }
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -111,7 +111,7 @@ pub(crate) async fn drive<F>(
     observer: Option<&dyn Observer>,
     covered: &Covered,
     guard: Guard,
-    mut tell: oneshot::Sender<Told>,
+    mut tell: oneshot::Sender<(Told, Exchanged)>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
     F: Future<Output = Execution>,
@@ -148,6 +148,9 @@ pub(crate) async fn drive<F>(
                 };
                 let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
+                if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
+                    summary.met = Some(Met::of(found));
+                }
                 match swapped {
                     Ok(swapped) => exchange.on_swapped(swapped),
                     Err(Unanswered::NotApplied) => exchange.on_store_refused(),
@@ -205,6 +208,7 @@ pub(crate) async fn drive<F>(
                     () = tell.closed() => return,
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
+                summary.met = found.as_ref().map(Met::of).or(summary.met);
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
@@ -227,7 +231,7 @@ pub(crate) async fn drive<F>(
 
 /// Tells the answer, and logs it whether or not somebody still listens.
 fn tell_all(
-    tell: oneshot::Sender<Told>,
+    tell: oneshot::Sender<(Told, Exchanged)>,
     observer: Option<&dyn Observer>,
     route: &RoutePolicy,
     answer: Answer,
@@ -238,7 +242,7 @@ fn tell_all(
     let told = Told { answer, response, lost };
     report(observer, &told.event(route, *summary));
     // The client may be gone. The record says all there is to say.
-    let _ = tell.send(told);
+    let _ = tell.send((told, *summary));
 }
 
 impl Told {

@@ -7,6 +7,7 @@ pub mod body;
 mod drive;
 pub mod effect;
 mod event;
+pub mod figures;
 pub mod layer;
 mod observe;
 mod operate;
@@ -21,7 +22,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
-pub use event::{Event, Exchanged, Observer};
+pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use operate::{Settlement, Unfound};

@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use super::{
     console::{self, Console},
     listen::Closing,
+    metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
     operators::{
         Operators,
         api::{self, Api},
@@ -42,6 +43,8 @@ pub(crate) struct Admin {
     pub console: Arc<Console>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Admin {
@@ -80,11 +83,13 @@ impl Admin {
                 None => self.readiness().await,
             },
             POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
+            METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
             path if is_within(path, console::CONSOLE_PATH) => self.console.answer(request, from).await,
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and, with a token, /v1, /console\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1 and \
+                 /console\"}\n",
             ),
         }
     }
@@ -131,6 +136,12 @@ pub(crate) fn published(document: &Bytes) -> Response<Body> {
     let mut response = json(StatusCode::OK, "");
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
     *response.body_mut() = Body::full(document.clone());
+    response
+}
+
+fn metrics(metrics: &Metrics) -> Response<Body> {
+    let mut response = json(StatusCode::OK, metrics.page());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     response
 }
 

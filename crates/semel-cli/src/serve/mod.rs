@@ -13,7 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::{Observer, Semel};
+use semel::{
+    Observer, Semel,
+    store::{
+        Store,
+        measured::{Measured, Measures},
+    },
+};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -29,11 +35,12 @@ use self::{
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
+    metrics::{Counts, Metrics, Sources},
     operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
 };
 use crate::{
-    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
+    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
     store::{self, Opened},
 };
 
@@ -46,6 +53,7 @@ mod forward;
 mod framing;
 mod headers;
 mod listen;
+mod metrics;
 mod operators;
 mod pool;
 mod published;
@@ -66,7 +74,7 @@ pub(crate) enum Ended {
 
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, store: place, policy, preset: _ } = config;
+    let Config { gateway, store: place, telemetry, policy, preset: _ } = config;
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
@@ -75,7 +83,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
-    let mut semel = Semel::new(policy, secret, Arc::clone(&store));
+    let measured = Measured::new(store);
+    let measures = measured.measures();
+    let store: Arc<dyn Store> = Arc::new(measured);
+    let counts = Arc::new(Counts::new(&policy));
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).observed_by(counts.clone());
     if let Some(question) = gateway.authorize.clone() {
         let ask = AskAddress::new(question, &gateway, &semel);
         semel = semel.authorize_replays(Arc::new(ask));
@@ -85,11 +97,19 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
     let operators = Operators::new(semel.clone(), recent, audit);
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, &words));
+    let observing = Observing { counts, measures, telemetry };
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
     ended
+}
+
+/// Who counts.
+struct Observing {
+    counts: Arc<Counts>,
+    measures: Arc<Measures>,
+    telemetry: Telemetry,
 }
 
 /// Writes log lines to standard error from now on.
@@ -114,6 +134,7 @@ async fn serve(
     semel: Semel,
     operators: Operators,
     token: Option<Token>,
+    observing: Observing,
     records: &str,
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
@@ -138,6 +159,7 @@ async fn serve(
             closing: open.closing.clone(),
             connections: open.connections.clone(),
             stop: stop.clone(),
+            counts: observing.counts.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
@@ -146,8 +168,19 @@ async fn serve(
     let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
     if let Some((listener, _)) = listening_to_operators {
+        let metrics = Metrics::new(Sources {
+            counts: observing.counts.clone(),
+            semel: open.semel.clone(),
+            store: observing.measures,
+            connections: open.connections.clone(),
+            origin_connections_max: gateway.upstream_connections_max,
+            closing: open.closing.clone(),
+        });
         let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
-        let admin = Admin { semel: open.semel.clone(), policy, operators, token, console, closing: open.closing.clone() };
+        let (semel, closing) = (open.semel.clone(), open.closing.clone());
+        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
+        let every = observing.telemetry.unknown_count_every;
+        tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
@@ -199,6 +232,7 @@ struct Part {
     closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
+    counts: Arc<Counts>,
 }
 
 impl Part {
@@ -208,6 +242,7 @@ impl Part {
             let gateway = &self.gateway;
             let connections_max = gateway.upstream_connections_max.div_ceil(gateway.threads);
             let pool = Pool::new(self.origin, connections_max, gateway.upstream_idle_max, gateway.connect_max);
+            self.counts.watch(pool.watch());
             let settings = Settings {
                 host: gateway.host,
                 response_header_max: gateway.response_header_max,
