@@ -14,6 +14,7 @@ mod call;
 mod config;
 mod demo;
 mod init;
+mod records;
 mod sandbox;
 mod serve;
 mod store;
@@ -54,6 +55,7 @@ enum Command {
     /// Prepares, checks and counts the store where records live.
     #[command(subcommand)]
     Store(StoreCommand),
+    Records(records::Records),
     Init(init::Init),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
@@ -236,6 +238,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Store(command) => store(command),
+        Command::Records(records) => records::run(records),
         Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
