@@ -6,6 +6,7 @@ mod bench;
 mod cases;
 mod ci;
 mod generate;
+mod npm;
 mod python;
 mod shell;
 mod sources;

@@ -25,6 +25,8 @@ mod routes;
 mod search;
 mod session;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub(crate) use self::session::Transport;

@@ -66,7 +66,7 @@ impl Console {
         self.page(asked, StatusCode::OK, Place::Unknown, "Unknown outcomes", &content)
     }
 
-    async fn unknown_list(&self, fields: &Fields) -> Result<Markup, Refusal> {
+    pub(super) async fn unknown_list(&self, fields: &Fields) -> Result<Markup, Refusal> {
         let said = |name: &str| Some(fields.text(name)).filter(|text| !text.is_empty());
         let age = said("older_than").map(humantime::parse_duration).transpose();
         let age = age.map_err(|_| Refusal::wrong("older than: write a duration such as 30s, 1h or 2d"))?;
@@ -147,7 +147,7 @@ fn short(text: &str) -> String {
     format!("{}…", &text[..text.len().min(12)])
 }
 
-fn unknown_table(rows: &[Row]) -> Markup {
+pub(super) fn unknown_table(rows: &[Row]) -> Markup {
     html! {
         div class="wide" {
             table class="cards" {
@@ -199,7 +199,7 @@ fn settle_links(row: &Row) -> Markup {
     }
 }
 
-fn record_page(shown: &Shown) -> Markup {
+pub(super) fn record_page(shown: &Shown) -> Markup {
     let row = &shown.row;
     html! {
         h1 { "Record " code { (short(&row.record.to_string())) } }
