@@ -34,10 +34,13 @@ function inBrowser(name, run, options = {}) {
       if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) errors.push(message.text());
     });
     context.on("weberror", (error) => errors.push(String(error.error())));
+    const page = await context.newPage();
     try {
-      const page = await context.newPage();
       await run(page, context);
       assert.deepEqual(errors, []);
+    } catch (error) {
+      error.message += `\nOn ${page.url()}:\n${await page.locator("main").innerText()}`;
+      throw error;
     } finally {
       await context.close();
     }
@@ -69,7 +72,7 @@ inBrowser("e11 an outcome settled as happened is told to retries, and nothing is
   await page.getByLabel("Headers of the reply, one a line").fill("Content-Type: application/json");
   await page.getByLabel("Content of the reply").fill('{"number":1,"by":"hand"}');
   await page.locator("summary", { hasText: "Keep the reply" }).click();
-  await page.locator("#headers").fill('Idempotency-Key: "happened-1"\nAuthorization: Bearer ada');
+  await page.locator("#headers").fill('Idempotency-Key: "happened-1"\nAuthorization: Bearer ada\nContent-Type: application/json');
   await page.getByLabel("Content, as it was sent").fill('{"order":"happened-1"}');
   await page.getByLabel("I have looked at the origin").check();
   await page.getByRole("button", { name: "Settle as happened" }).click();

@@ -1,6 +1,6 @@
 //! Finds one record: by an exchange, or by the request as its caller would send it.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use maud::{Markup, html};
 use semel_core::key::KeyRule;
 
@@ -81,7 +81,9 @@ impl Console {
             KeyRule::Header { name, .. } => Some(name),
             KeyRule::Member { .. } | KeyRule::Operation => None,
         });
-        let mut names: Vec<String> = keys.chain(policy.principal()).map(words::header).collect();
+        let compared = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+        let names = keys.chain(policy.principal()).chain(&compared);
+        let mut names: Vec<String> = names.map(words::header).collect();
         names.sort();
         names.dedup();
         let or = |name: &str, otherwise| Some(fields.text(name)).filter(|text| !text.is_empty()).unwrap_or(otherwise);

@@ -128,10 +128,10 @@ impl Console {
                 label for="reply" { "Content of the reply" }
                 textarea id="reply" name="reply" spellcheck="false" { (fields.whole("reply")) }
             }
-            details {
+            details open[["headers", "content"].iter().any(|name| !fields.text(name).is_empty())] {
                 summary { "Keep the reply" }
                 fieldset {
-                    legend { "The request, as its caller sends it" }
+                    legend { "The request, as its caller sent it" }
                     p class="hint" {
                         "Replies are sealed under the caller's key, which this gateway does not keep. Give the request, and \
                          retries are told the reply above; without it they are told that it happened, and with which status."

@@ -41,8 +41,7 @@ const FILLING_AT_ONCE: u64 = 1_024;
 const EVIL: &str = "\"><script>alert(1)</script>";
 
 fn no_script(markup: &Markup) {
-    let text = markup.0.replace("<script src=", "");
-    assert!(!text.contains("<script>") && !text.contains("\"><"), "{text}");
+    assert!(!markup.0.contains("<script>"), "{}", markup.0);
 }
 
 #[test]
