@@ -69,9 +69,12 @@ inBrowser("e11 an outcome settled as happened is told to retries, and nothing is
   await page.getByText("A retry will not be executed any more.").waitFor();
   await page.getByLabel("Why").fill("order 1 is in the ledger");
   await page.getByLabel("Status that a retry is told").fill("201");
+  await page.locator("summary", { hasText: "Keep the reply" }).click();
   await page.getByLabel("Headers of the reply, one a line").fill("Content-Type: application/json");
   await page.getByLabel("Content of the reply").fill('{"number":1,"by":"hand"}');
-  await page.locator("summary", { hasText: "Keep the reply" }).click();
+  await page.getByLabel("I have looked at the origin").check();
+  await page.getByRole("button", { name: "Settle as happened" }).click();
+  await page.getByText("give the request, too").waitFor();
   await page.locator("#headers").fill('Idempotency-Key: "happened-1"\nAuthorization: Bearer ada\nContent-Type: application/json');
   await page.getByLabel("Content, as it was sent").fill('{"order":"happened-1"}');
   await page.getByLabel("I have looked at the origin").check();
@@ -86,7 +89,8 @@ inBrowser("e11 an outcome settled as happened is told to retries, and nothing is
   assert.deepEqual(acts.map(({ who, stage }) => [who, stage]), [["Ada Lovelace", "intended"], ["Ada Lovelace", "done"]]);
 
   await page.reload();
-  await page.getByText("Settled as lost").waitFor();
+  await page.getByText("Settled, as lost").waitFor();
+  await page.getByText("Ada Lovelace settled it: it happened.").waitFor();
   await page.getByText("answered with 201: Answered with the kept reply.").waitFor();
 });
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::serve::operators::{
     Refusal, Shown, Which,
-    recent::Seen,
+    recent::{Acted, Seen},
     row::{Filter, RecordName, Row, Seconds, Standing},
 };
 
@@ -121,9 +121,24 @@ impl Console {
 
     pub(super) async fn record(&self, asked: Asked<'_>, record: RecordName) -> Answer {
         match self.operators.show(&Which::Record(record.0)).await {
-            Ok(shown) => self.page(asked, StatusCode::OK, Place::Elsewhere, "Record", &record_page(&shown)),
+            Ok(shown) => self.page(asked, StatusCode::OK, Place::Elsewhere, "Record", &self.record_page(&shown)),
             Err(refusal) if refusal.status == StatusCode::NOT_FOUND => self.gone(asked, record, &refusal),
             Err(refusal) => self.refused(asked, Place::Elsewhere, &refusal),
+        }
+    }
+
+    pub(super) fn record_page(&self, shown: &Shown) -> Markup {
+        let row = &shown.row;
+        html! {
+            h1 { "Record " code { (short(&row.record.to_string())) } }
+            p { (phase(row.phase)) " " (shown.meaning) }
+            @if row.phase == Standing::Unknown { (settle_links(row)) }
+            h2 { "What is known" }
+            (facts(row))
+            @if let Some(left) = shown.lease_left {
+                p { "Its execution has ended in " (for_people(left.0)) " at the latest." }
+            }
+            (timeline(&shown.seen, &self.operators.recent().acts_on(row.record.0)))
         }
     }
 
@@ -133,7 +148,7 @@ impl Console {
         let content = html! {
             h1 { "Record " code { (short(&record.to_string())) } }
             (notice(Tone::Plain, &html! { p { (refusal.detail) } p { "A retry with its key executes as a first time." } }))
-            (timeline(&seen))
+            (timeline(&seen, &self.operators.recent().acts_on(record.0)))
         };
         self.page(asked, StatusCode::NOT_FOUND, Place::Elsewhere, "Record", &content)
     }
@@ -199,21 +214,6 @@ fn settle_links(row: &Row) -> Markup {
     }
 }
 
-pub(super) fn record_page(shown: &Shown) -> Markup {
-    let row = &shown.row;
-    html! {
-        h1 { "Record " code { (short(&row.record.to_string())) } }
-        p { (phase(row.phase)) " " (shown.meaning) }
-        @if row.phase == Standing::Unknown { (settle_links(row)) }
-        h2 { "What is known" }
-        (facts(row))
-        @if let Some(left) = shown.lease_left {
-            p { "Its execution has ended in " (for_people(left.0)) " at the latest." }
-        }
-        (timeline(&shown.seen))
-    }
-}
-
 /// Where a record stands, in a word and a colour.
 fn phase(phase: Standing) -> Markup {
     let words = match phase {
@@ -246,14 +246,17 @@ pub(super) fn facts(row: &Row) -> Markup {
 }
 
 /// What this gateway saw of a record.
-fn timeline(seen: &[Seen]) -> Markup {
+fn timeline(seen: &[Seen], acts: &[Acted]) -> Markup {
+    let events = seen.iter().map(|seen| (seen.at, event(seen)));
+    let mut all: Vec<_> = events.chain(acts.iter().map(|acted| (acted.at, act(acted)))).collect();
+    all.sort_by_key(|(at, _)| *at);
     html! {
         h2 { "What happened" }
         p class="quiet" { "As this gateway has seen it since it started. Other gateways of the same store have seen more." }
-        @if seen.is_empty() {
+        @if all.is_empty() {
             p { "Nothing." }
         } @else {
-            ol class="timeline" { @for one in seen { (event(one)) } }
+            ol class="timeline" { @for (_, one) in &all { (one) } }
         }
     }
 }
@@ -274,7 +277,7 @@ fn event(seen: &Seen) -> Markup {
                         (at(back(&[seen.settle])))
                         @if seen.decision == "lost" { "No answer" } @else { "The origin answered " (seen.status) }
                     }
-                    li { (at(Duration::ZERO)) "Settled as " code { (seen.decision) } ": " (meaning) }
+                    li { (at(Duration::ZERO)) "Settled, as " code { (seen.decision) } ": " (meaning) }
                 }
             } @else {
                 (time(seen.at))
@@ -283,5 +286,13 @@ fn event(seen: &Seen) -> Markup {
             }
             div class="quiet" { "Exchange " code { (seen.exchange) } }
         }
+    }
+}
+
+/// What an operator did.
+fn act(acted: &Acted) -> Markup {
+    let said = if acted.after == "gone" { "did not happen: the key is free" } else { "happened" };
+    html! {
+        li { (time(acted.at)) strong { (acted.who) } " settled it: it " (said) "." }
     }
 }

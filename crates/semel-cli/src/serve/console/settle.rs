@@ -16,6 +16,9 @@ use crate::serve::operators::{
     row::{RecordName, StampText, Standing},
 };
 
+/// The fields of a reply that is to be told.
+const REPLY_FIELDS: [&str; 4] = ["reply_headers", "reply", "headers", "content"];
+
 impl Console {
     pub(super) async fn settle_page(&self, asked: Asked<'_>, record: RecordName, outcome: Outcome) -> Answer {
         match self.operators.show(&Which::Record(record.0)).await {
@@ -120,23 +123,25 @@ impl Console {
                 label for="status" { "Status that a retry is told" }
                 input id="status" name="status" value=(status) inputmode="numeric" pattern="[2-5][0-9][0-9]" required;
             }
-            div class="field" {
-                label for="reply_headers" { "Headers of the reply, one a line" }
-                textarea id="reply_headers" name="reply_headers" spellcheck="false" { (fields.whole("reply_headers")) }
-            }
-            div class="field" {
-                label for="reply" { "Content of the reply" }
-                textarea id="reply" name="reply" spellcheck="false" { (fields.whole("reply")) }
-            }
-            details open[["headers", "content"].iter().any(|name| !fields.text(name).is_empty())] {
+            details open[REPLY_FIELDS.iter().any(|name| !fields.text(name).is_empty())] {
                 summary { "Keep the reply" }
-                fieldset {
-                    legend { "The request, as its caller sent it" }
+                div class="tall" {
                     p class="hint" {
-                        "Replies are sealed under the caller's key, which this gateway does not keep. Give the request, and \
-                         retries are told the reply above; without it they are told that it happened, and with which status."
+                        "Replies are sealed under the caller's key, which this gateway does not keep. Give the request too, \
+                         and retries are told this reply; else they are told that it happened, and with which status."
                     }
-                    (self.request_fields(fields, route, "Content, as it was sent"))
+                    div class="field" {
+                        label for="reply_headers" { "Headers of the reply, one a line" }
+                        textarea id="reply_headers" name="reply_headers" spellcheck="false" { (fields.whole("reply_headers")) }
+                    }
+                    div class="field" {
+                        label for="reply" { "Content of the reply" }
+                        textarea id="reply" name="reply" spellcheck="false" { (fields.whole("reply")) }
+                    }
+                    fieldset {
+                        legend { "The request, as its caller sent it" }
+                        (self.request_fields(fields, route, "Content, as it was sent"))
+                    }
                 }
             }
         }
@@ -185,7 +190,13 @@ impl Console {
             Outcome::Happened => (Which::Record(record.0), Settlement::Happened(reply(fields)?)),
             Outcome::DidNotHappen => (Which::Record(record.0), Settlement::DidNotHappen),
         };
-        let has_request = ["headers", "content"].iter().any(|name| !fields.text(name).is_empty());
+        let has = |names: &[&str]| names.iter().any(|name| !fields.text(name).is_empty());
+        let has_request = has(&["headers", "content"]);
+        if has(&["reply_headers", "reply"]) && !has_request {
+            return Err(Refusal::wrong(
+                "To have retries told that reply, give the request, too; or leave the reply out.",
+            ));
+        }
         if outcome == Outcome::Happened && has_request {
             which = request_of(fields)?;
             if self.operators.show(&which).await?.row.record != record {

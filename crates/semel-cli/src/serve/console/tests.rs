@@ -159,6 +159,6 @@ async fn e11_pages_of_many_records_are_quick() {
     assert_eq!(list.matches("data-row").count(), 0);
     for which in [Which::Record(key(7)), Which::Exchange(ExchangeId(u128::from(UNKNOWN_OF) + 1))] {
         let shown = fastest("record", async || console.operators.show(&which).await).await.expect("a record");
-        no_script(&records::record_page(&shown));
+        no_script(&console.record_page(&shown));
     }
 }

@@ -311,6 +311,7 @@ impl Operators {
                 return Err(Refusal { detail: detail.to_owned(), ..refusal });
             }
         }
+        self.recent.acted(row.record, after, &act.by.who);
         audit.conclude(Stage::Done, &act, None).await;
         let is_kept = swap.put.as_ref().is_some_and(|put| Row::is_kept(&put.record));
         let retries = match status {

@@ -15,6 +15,8 @@ use super::row::{RecordName, Seconds, as_text};
 
 /// How many events are remembered; about 16 MB.
 const EVENTS_MAX: usize = 100_000;
+/// How many acts of operators are remembered.
+const ACTS_MAX: usize = 1_000;
 /// How many names of routes are remembered: an operator may exchange the policy any number of times.
 const ROUTES_MAX: usize = 10_000;
 
@@ -28,6 +30,7 @@ pub(crate) struct Recent(Mutex<Memory>);
 #[derive(Debug, Default)]
 struct Memory {
     events: VecDeque<Seen>,
+    acts: VecDeque<Acted>,
     decisions: BTreeMap<&'static str, u64>,
     /// The same by second of the clock, for as long as that is lately.
     lately: VecDeque<(u64, BTreeMap<&'static str, u64>)>,
@@ -65,6 +68,19 @@ pub(crate) struct Seen {
     pub settle: Seconds,
 }
 
+/// What an operator did to a record.
+#[derive(Clone, Debug)]
+pub(crate) struct Acted {
+    /// When, by this machine's clock.
+    pub at: SystemTime,
+    /// The record.
+    pub record: RecordName,
+    /// What it was made: `completed`, or `gone`.
+    pub after: &'static str,
+    /// Who did it.
+    pub who: String,
+}
+
 fn as_time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*at))
 }
@@ -86,6 +102,20 @@ impl Recent {
             memory.events.iter().rev().filter(|seen| seen.record.0 == record).take(limit).cloned().collect();
         seen.reverse();
         seen
+    }
+
+    /// What operators did to a record by way of this gateway, the newest last.
+    pub(crate) fn acts_on(&self, record: RecordKey) -> Vec<Acted> {
+        self.0.lock().acts.iter().filter(|acted| acted.record.0 == record).cloned().collect()
+    }
+
+    /// Remembers that an operator did something to a record.
+    pub(crate) fn acted(&self, record: RecordName, after: &'static str, who: &str) {
+        let mut memory = self.0.lock();
+        if memory.acts.len() == ACTS_MAX {
+            memory.acts.pop_front();
+        }
+        memory.acts.push_back(Acted { at: SystemTime::now(), record, after, who: who.to_owned() });
     }
 
     /// The record that an exchange was about.
