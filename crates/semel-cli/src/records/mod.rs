@@ -99,7 +99,7 @@ enum Command {
         #[command(flatten)]
         outcome: Outcome,
         /// The content of the reply that retries are told; needs the request
-        #[arg(long, value_name = "FILE", requires = "happened", requires = "path")]
+        #[arg(long, value_name = "FILE", requires = "happened")]
         reply: Option<PathBuf>,
         /// The content type of that reply
         #[arg(long, value_name = "TYPE", requires = "reply", default_value = "application/json")]
@@ -226,6 +226,10 @@ pub(crate) fn run(records: Records) -> anyhow::Result<u8> {
                 Named::Request(request) => asking.post("/v1/find", &request),
             },
             Command::Settle { which, outcome, reply, reply_type, stamp, by } => {
+                if reply.is_some() && which.path.is_none() {
+                    let why = "--reply: the key, which is in the request, seals a reply: give --path, --headers and --content";
+                    return Err(ConfigError::new(why).into());
+                }
                 let mut asked = Map::new();
                 let (name, which) = match which.read()? {
                     Named::Record(record) => ("record", json!(record)),

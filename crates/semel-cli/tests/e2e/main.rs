@@ -13,6 +13,7 @@ mod harness;
 mod header;
 mod kill_loop;
 mod many;
+mod operators;
 mod pass_through;
 mod peers;
 mod policy;

@@ -42,6 +42,8 @@ pub(crate) const PAGE_RECORDS_MAX: u32 = 1_000;
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How long the store may take for one answer to an operator.
 const STORE_MAX: Duration = Duration::from_secs(5);
+/// How long the store may take for a part of a list: some stores read everything that is before it.
+const SCAN_MAX: Duration = Duration::from_secs(20);
 /// The longest `who` and `why`, in characters.
 pub(crate) const WORDS_CHARS_MAX: usize = 200;
 /// How many events a timeline shows.
@@ -450,8 +452,8 @@ impl Operators {
         after: Option<RecordKey>,
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, Refusal> {
-        let page = timeout(STORE_MAX, self.semel.store().scan(kind, after, limit)).await;
-        page.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
+        let page = timeout(SCAN_MAX, self.semel.store().scan(kind, after, limit)).await;
+        page.unwrap_or(Err(StoreError::TimedOut(SCAN_MAX))).map_err(|error| Refusal::store(&error))
     }
 }
 
