@@ -34,7 +34,7 @@ pub(crate) mod words;
 
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
-pub(crate) use telemetry::{Collector, Telemetry};
+pub(crate) use telemetry::Telemetry;
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ pub mod figures;
 pub mod layer;
 mod observe;
 mod operate;
+mod probe;
 mod reply;
 mod seal;
 mod secret;

@@ -38,6 +38,7 @@ use self::{
     metrics::{Counts, Metrics, Sources},
     operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
+    traces::Traces,
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
@@ -59,6 +60,7 @@ mod pool;
 mod published;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -97,11 +99,15 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
     let operators = Operators::new(semel.clone(), recent, audit);
-    let observing = Observing { counts, measures, telemetry };
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
 }
 
@@ -110,6 +116,7 @@ struct Observing {
     counts: Arc<Counts>,
     measures: Arc<Measures>,
     telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// Writes log lines to standard error from now on.
@@ -160,6 +167,7 @@ async fn serve(
             connections: open.connections.clone(),
             stop: stop.clone(),
             counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
@@ -175,6 +183,7 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
         });
         let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
         let (semel, closing) = (open.semel.clone(), open.closing.clone());
@@ -233,6 +242,7 @@ struct Part {
     connections: TaskTracker,
     stop: CancellationToken,
     counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -260,6 +270,7 @@ impl Part {
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

@@ -171,6 +171,7 @@ fn unknown(route: &RoutePolicy) -> String {
     let execution = as_configured(route.execution_max);
     let then = match route.on_unknown {
         OnUnknown::Refuse => "a retry is refused until an operator settles it",
+        OnUnknown::Probe => "at the next retry the origin is asked what became of it, and believed",
         OnUnknown::Reexecute => "a retry executes again, since the origin is declared idempotent",
         OnUnknown::ForwardKey => {
             "a retry executes again, since the origin is declared to know the key, which it is sent"
