@@ -32,6 +32,7 @@ use self::{
     admin::Admin,
     authorize::AskAddress,
     cors::Cors,
+    console::{Console, Transport},
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
@@ -48,6 +49,7 @@ use crate::{
 mod admin;
 mod authorize;
 mod cors;
+mod console;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -191,8 +193,9 @@ async fn serve(
             closing: open.closing.clone(),
             spans: observing.traces.as_ref().map(Traces::tally),
         });
-        let admin =
-            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
+        let (semel, closing) = (open.semel.clone(), open.closing.clone());
+        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
