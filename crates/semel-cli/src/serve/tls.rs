@@ -158,19 +158,7 @@ pub(crate) struct Outgoing(Arc<ArcSwapOption<ClientConfig>>);
 
 /// Reads the files of [`Outgoing`].
 pub(crate) fn read_outgoing(files: &UpstreamTls) -> Result<ClientConfig, ConfigError> {
-    let roots = match &files.ca_file {
-        Some(file) => roots(file)?,
-        None => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(ConfigError::new(
-                    "this machine trusts no authority, so no https origin can be reached: install ca-certificates, or give gateway.upstream_ca_file",
-                ));
-            }
-            roots
-        }
-    };
+    let roots = files.ca_file.as_ref().map_or_else(roots_of_this_machine, |file| roots(file))?;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has what TLS 1.2 and 1.3 need")
@@ -312,6 +300,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+/// Those whom this machine trusts.
+fn roots_of_this_machine() -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(ConfigError::new(
+            "this machine trusts no authority, so no https origin can be reached: install ca-certificates, or give gateway.upstream_ca_file",
+        ));
+    }
+    Ok(roots)
 }
 
 /// Those who may vouch.
