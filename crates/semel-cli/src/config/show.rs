@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
+use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -32,6 +32,7 @@ pub(crate) fn show(config: &Config) -> String {
         "an absolute URI where callers read about this API's idempotency",
     );
     gateway(&mut page, &config.gateway);
+    cors(&mut page, &config.gateway.cors);
     store(&mut page, &config.store);
     telemetry(&mut page, &config.telemetry);
     for route_policy in policy.routes() {
@@ -93,12 +94,22 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         text(&gateway.data.display().to_string()),
         "the folder of the secret, and of records where the store is embedded",
     );
+    page.set(
+        "seal_secret_files",
+        list(gateway.seal_secret_files.iter().map(|file| file.display().to_string())),
+        "kept replies are sealed with the first of these and opened with any; []: with the secret itself",
+    );
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
     page.maybe(
         "admin_token_file",
         gateway.admin_token_file.as_ref().map(|path| text(&path.display().to_string())),
-        "a file with the token that operators show to release guards there: POST /v1/release",
+        "a file with the token that operators show there, to look at records, settle and release: /v1",
+    );
+    page.maybe(
+        "audit_log",
+        gateway.audit_log.as_ref().map(|path| text(&path.display().to_string())),
+        "where every act of an operator is written down first; audit.log in the data folder, if not set",
     );
     page.set(
         "publish_policy",
@@ -137,6 +148,20 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         "the origin's silence before its response, where no route covers",
     );
     page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
+}
+
+fn cors(page: &mut Page<'_>, cors: &Cors) {
+    page.table("[cors]");
+    page.set(
+        "origins",
+        list(cors.origins.iter().filter_map(|origin| origin.to_str().ok())),
+        "web pages that may read the gateway's own problems and kept replies, such as \"https://app.example.com\"",
+    );
+    let credentials = match cors.credentials {
+        Credentials::Allowed => "true",
+        Credentials::Hidden => "false",
+    };
+    page.set("credentials", credentials, "true: also where their requests carry cookies");
 }
 
 fn store(page: &mut Page<'_>, store: &StoreConfig) {

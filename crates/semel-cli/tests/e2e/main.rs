@@ -6,13 +6,16 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
 mod header;
 mod kill_loop;
 mod many;
+mod operators;
 mod pass_through;
 mod peers;
 mod policy;
