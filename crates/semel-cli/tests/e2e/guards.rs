@@ -394,7 +394,8 @@ async fn e11_only_an_operator_who_shows_the_token_and_says_who_and_why_releases(
         assert_told(&answer, 401, "Authorization: Bearer");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{shown:?}");
     }
-    let got = send(gateway.admin, &request("GET", "/v1/release")).await;
+    let got = request("GET", "/v1/release").header("Authorization", format!("Bearer {TOKEN}"));
+    let got = send(gateway.admin, &got).await;
     assert_eq!((got.status, got.header("allow")), (405, Some("POST")));
     let changed = |member: &str, value: Value| {
         let mut asked = asked(1);
