@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Act, Cut, Gate, Gateway, Origin, Reply, gateway, get, post, send, until};
+use crate::harness::{Act, Authority, Cut, Gate, Gateway, Origin, Reply, gateway, get, post, send, until};
 
 const TOML: &str = r#"
 principal = ["Authorization"]
@@ -210,6 +210,20 @@ async fn the_page_of_metrics_is_read_and_never_written() {
     // Clients reach the origin's own page under that path, if it has one.
     _origin.next(Act::reply(Reply::new(404)));
     assert_eq!(gateway.send(&get("/metrics")).await.status, 404);
+}
+
+#[tokio::test]
+async fn it_is_known_when_the_certificate_expires() {
+    let origin = Origin::start().await;
+    let setup = gateway(&origin);
+    let (cert, key) = Authority::new().server().write(setup.folder(), "server");
+    let table = format!("[tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n", cert.display(), key.display());
+    let gateway = setup.config(&table).start().await;
+    let page = Page::of(&gateway).await;
+    let expires = page.get(&format!("semel_certificate_expiry_timestamp_seconds{{file=\"{}\"}}", cert.display()));
+    let openssl = format!("date -d \"$(openssl x509 -in {} -noout -enddate | cut -d= -f2)\" +%s", cert.display());
+    let told = std::process::Command::new("sh").args(["-c", &openssl]).output().expect("there is a shell");
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim().parse::<f64>().ok(), Some(expires), "{told:?} {}", page.text);
 }
 
 /// What the dashboard, the alerts and the guide speak of is there; and the guide speaks of all that is there.
