@@ -335,7 +335,8 @@ impl Page {
             family.gauge(&[("file", &file)], whole(expires))?;
         }
         if let Some(spans) = &self.sources.spans {
-            let help = "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
+            let help =
+                "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
             let mut family = out.family("semel_spans", help, None, MetricType::Counter)?;
             for (outcome, count) in spans.read() {
                 family.counter(&[("outcome", outcome)], count)?;
