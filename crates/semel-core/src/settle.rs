@@ -80,7 +80,7 @@ mod tests {
     fn found(phase: Phase, age: Duration, abandoned: bool) -> Found {
         let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
         let guard = Some(RecordKey::from_bytes([9; RecordKey::LEN]));
-        let record = Record { fingerprint, attempt: 2, phase, retention: Duration::from_hours(1), guard };
+        let record = Record { fingerprint, attempt: 2, phase, retention: Duration::from_hours(1), guard, about: None };
         Found { stamp: STAMP, age, abandoned, record }
     }
 

@@ -331,8 +331,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
         let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
-        let answer = terms.semel.layer().layer(self.forwarder.clone()).call(request);
-        Answering { answer, count, receiving }
+        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), count, receiving }
     }
 }
 

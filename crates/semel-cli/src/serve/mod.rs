@@ -26,7 +26,7 @@ use semel_core::{
 };
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -90,6 +90,8 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     reloading.join(filter.into_check());
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    // Before anything takes long: until then a signal to reload would end the process.
+    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot hear signals")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
     let measured = Measured::new(store);
     let measures = measured.measures();
@@ -107,7 +109,7 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     let operators = Operators::new(terms.clone(), recent);
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let serving = serve(&gateway, &origin, terms, operators, token, observing, &words, reloading);
+    let serving = serve(&gateway, &origin, terms, operators, token, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
@@ -201,10 +203,9 @@ async fn serve(
     token: Option<Token>,
     observing: Observing,
     records: &str,
-    reloading: Reloading,
+    (reloading, hangup): (Reloading, Signal),
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
-    let hangup = signal(SignalKind::hangup()).context("cannot hear signals")?;
     let (tls, outgoing) = reloading.tls();
     let semel = terms.load().semel.clone();
     let (listener, listening) = bind(gateway.listen).await?;

@@ -375,8 +375,11 @@ struct Serving {
 impl Serving {
     async fn one(&mut self) -> io::Result<Next> {
         if self.unread.is_empty() {
-            if self.stream.tcp().peek(&mut [0]).await? == 0 {
-                return Ok(Next::Close);
+            match &self.stream {
+                Stream::Plain(stream) if stream.peek(&mut [0]).await? == 0 => return Ok(Next::Close),
+                Stream::Plain(_) => {}
+                // What came with the end of the handshake is no longer in the kernel.
+                Stream::Tls(_) => self.fill().await?,
             }
             let cut = |act: &Act| act.cut == Cut::BeforeReading;
             let mut state = self.shared.state.lock().unwrap();
