@@ -263,6 +263,7 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            tls,
             spans: observing.traces.as_ref().map(Traces::tally),
         });
         let console = Arc::new(Console::new(operators.clone(), token.clone(), console::Transport::Plain));
