@@ -1,6 +1,6 @@
 //! TLS to clients and to the origin: what is covered stays covered, and what is known of an origin stays true.
 
-use std::{path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -9,7 +9,9 @@ use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{
     Act, Authority, Conn, Cut, Gate, Gateway, Issued, Origin, Part, Reply, Request, Response, Setup, assert_problem,
@@ -341,6 +343,63 @@ async fn a_kept_connection_by_tls_that_the_origin_closes_is_not_the_clients_trou
         gateway.send(&post("/orders").key(&n.to_string())).await;
         assert_eq!(origin.effects(), effects, "nothing was sent again");
     }
+}
+
+/// An origin that asks for new keys (RFC 8446 section 4.6.3) after its first answer on a connection, says that it says no
+/// more after its second, and never closes. Tells of every connection, and of every answer when all of that is said.
+async fn talkative_origin(authority: &Authority) -> (SocketAddr, mpsc::UnboundedReceiver<Said>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, acceptor) = (listener.local_addr().unwrap(), TlsAcceptor::from(authority.server().shown_by_server()));
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            tell.send(Said::Accepted).unwrap();
+            for answer in 0..2 {
+                let mut request = Vec::new();
+                while !request.ends_with(b"{\"amount\":1}") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                let (_, session) = stream.get_mut();
+                match answer {
+                    0 => session.refresh_traffic_keys().unwrap(),
+                    _ => session.send_close_notify(),
+                }
+                stream.flush().await.unwrap();
+                tell.send(Said::Answered).unwrap();
+            }
+            open.push(stream);
+        }
+    });
+    (addr, told)
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Said {
+    Accepted,
+    Answered,
+}
+
+#[tokio::test]
+async fn what_an_origin_says_of_tls_is_nobodys_answer_and_its_end_is_the_end() {
+    let (authority, elsewhere) = (Authority::new(), Origin::start().await);
+    let (addr, mut told) = talkative_origin(&authority).await;
+    let more = "upstream_idle_max = \"60s\"\n";
+    let gateway = trusting(gateway(&elsewhere).origin_at(addr), &authority, more).start().await;
+    let mut conn = Conn::open(gateway.addr).await;
+    let mut heard = Vec::new();
+    for n in 0..3 {
+        conn.send(&post("/orders").key(&n.to_string())).await;
+        let answer = conn.response().await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+        while heard.iter().filter(|said| **said == Said::Answered).count() <= n {
+            heard.push(within("the origin has said it all", told.recv()).await.unwrap());
+        }
+    }
+    let expected = [Said::Accepted, Said::Answered, Said::Answered, Said::Accepted, Said::Answered];
+    assert_eq!(heard, expected, "the third is the first on a new connection");
 }
 
 #[tokio::test]
