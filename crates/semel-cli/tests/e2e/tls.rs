@@ -354,6 +354,8 @@ async fn talkative_origin(authority: &Authority) -> (SocketAddr, mpsc::Unbounded
     tokio::spawn(async move {
         let mut open = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
+            // What is said is there when that is told.
+            stream.set_nodelay(true).unwrap();
             let mut stream = acceptor.accept(stream).await.unwrap();
             tell.send(Said::Accepted).unwrap();
             for answer in 0..2 {
