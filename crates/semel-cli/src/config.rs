@@ -22,9 +22,10 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{store::StoreSettings, telemetry::TelemetrySettings};
+use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings};
 
 mod complain;
+mod cors;
 mod show;
 mod store;
 mod telemetry;
@@ -32,9 +33,10 @@ mod telemetry;
 mod tests;
 pub(crate) mod words;
 
+pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
-pub(crate) use telemetry::{Collector, Telemetry};
+pub(crate) use telemetry::Telemetry;
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]
@@ -64,8 +66,10 @@ pub(crate) struct Gateway {
     pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
-    /// The file whose token lets operators release guards; without it nobody can.
+    /// The file whose token lets operators look at records, settle and release; without it nobody can.
     pub admin_token_file: Option<PathBuf>,
+    /// Where every act of an operator is written down; `None`: in `data`.
+    pub audit_log: Option<PathBuf>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
     /// Who is asked before a kept reply is told, if anybody.
@@ -92,6 +96,15 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+    /// `[cors]`: which web pages may read its answers.
+    pub cors: Cors,
+}
+
+impl Gateway {
+    /// Where every act of an operator is written down.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.audit_log.clone().unwrap_or_else(|| self.data.join("audit.log"))
+    }
 }
 
 /// Who may read the policy document.
@@ -219,6 +232,7 @@ pub(crate) struct GatewaySettings {
     pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
+    pub audit_log: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
     pub authorize: Option<Question>,
     pub host: Option<HostRule>,
@@ -278,6 +292,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
     telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
@@ -320,11 +335,17 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
+        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
+            ));
+        }
+        if gateway.audit_log.is_some() && gateway.admin_token_file.is_none() {
+            return Err(complain(
+                None,
+                "gateway.audit_log is about what operators do, who need a token: set gateway.admin_token_file too",
             ));
         }
         let (span, settings) = match document.store {
@@ -357,6 +378,7 @@ impl GatewaySettings {
             seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
+            audit_log: self.audit_log.or(base.audit_log),
             publish_policy: self.publish_policy.or(base.publish_policy),
             authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
@@ -374,7 +396,7 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self) -> Gateway {
+    fn build(self, cors: Cors) -> Gateway {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
@@ -387,6 +409,7 @@ impl GatewaySettings {
             seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
+            audit_log: self.audit_log,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
             authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),
@@ -401,6 +424,7 @@ impl GatewaySettings {
             connect_max: seconds(self.connect_max, 5),
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+            cors,
         }
     }
 }

@@ -14,6 +14,8 @@ mod call;
 mod config;
 mod demo;
 mod init;
+mod records;
+mod ready;
 mod sandbox;
 mod serve;
 mod store;
@@ -54,9 +56,11 @@ enum Command {
     /// Prepares, checks and counts the store where records live.
     #[command(subcommand)]
     Store(StoreCommand),
+    Records(records::Records),
     /// Makes secrets.
     #[command(subcommand)]
     Secret(SecretCommand),
+    Ready(ready::Ready),
     Init(init::Init),
     /// Checks a configuration, or shows every setting with its default.
     #[command(subcommand)]
@@ -87,6 +91,9 @@ struct Serve {
     /// Where operators connect: health, readiness, the published policy [default: off]
     #[arg(long, value_name = "ADDR")]
     admin: Option<AdminText>,
+    /// A file with the token that operators show on the admin address; without it they only read what needs none
+    #[arg(long, value_name = "FILE", env = "SEMEL_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// The vendor whose behaviour every route starts from: ietf, stripe, etherfuse, credicorp, yonne, nora [default: ietf]
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
@@ -257,7 +264,9 @@ fn main() -> ExitCode {
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Store(command) => store(command),
+        Command::Records(records) => records::run(records),
         Command::Secret(SecretCommand::New { file }) => semel::mint_secret(&file).map(|()| SUCCESS).map_err(Into::into),
+        Command::Ready(args) => ready::run(args).map(|()| SUCCESS),
         Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };
@@ -276,6 +285,7 @@ fn serve(flags: Serve) -> anyhow::Result<u8> {
         upstream: flags.upstream,
         data: flags.data,
         admin: flags.admin,
+        admin_token_file: flags.admin_token_file,
         log: flags.log_form,
         log_filter: flags.log,
         ..GatewaySettings::default()

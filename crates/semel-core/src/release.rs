@@ -150,7 +150,7 @@ const AGE_UNIT: Duration = Duration::from_millis(1);
 pub(crate) const KEY_VARIABLE: &str = "key";
 
 /// A path segment without percent-encoding (RFC 3986 section 2.1).
-fn decoded(segment: &str) -> Option<String> {
+pub(crate) fn decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((first, after)) = rest.split_first() {

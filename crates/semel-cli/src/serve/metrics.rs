@@ -34,7 +34,7 @@ use semel_core::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{listen::Closing, pool::Watch};
+use super::{listen::Closing, pool::Watch, traces::Tally};
 
 /// Where it is.
 pub(super) const METRICS_PATH: &str = "/metrics";
@@ -193,6 +193,8 @@ pub(crate) struct Sources {
     pub origin_connections_max: usize,
     /// Whether the process finishes.
     pub closing: Closing,
+    /// What became of spans, where there are any.
+    pub spans: Option<Arc<Tally>>,
 }
 
 impl Metrics {
@@ -322,6 +324,13 @@ impl Page {
         out.gauge("semel_client_connections", "Open connections of clients", number(connections.len()))?;
         let draining = if closing.has_begun() { 1.0 } else { 0.0 };
         out.gauge("semel_draining", "1 once the process no longer accepts and finishes what runs", draining)?;
+        if let Some(spans) = &self.sources.spans {
+            let help = "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
+            let mut family = out.family("semel_spans", help, None, MetricType::Counter)?;
+            for (outcome, count) in spans.read() {
+                family.counter(&[("outcome", outcome)], count)?;
+            }
+        }
         let help = "When the process started, in seconds since 1970";
         out.gauge("semel_start_timestamp_seconds", help, timestamp(self.started))?;
         let mut family = out.family("semel_build", "The release", None, MetricType::Info)?;

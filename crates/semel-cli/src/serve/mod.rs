@@ -31,12 +31,15 @@ use tracing_subscriber::EnvFilter;
 use self::{
     admin::Admin,
     authorize::AskAddress,
+    cors::Cors,
+    console::{Console, Transport},
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
-    operators::{Operators, recent::Recent, token::Token},
+    operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
+    traces::Traces,
 };
 use crate::{
     config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
@@ -45,6 +48,8 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod cors;
+mod console;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -57,6 +62,7 @@ mod pool;
 mod published;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -98,12 +104,18 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     }
     let recent = Arc::new(Recent::default());
     let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
-    let operators = Operators::new(semel.clone(), recent);
-    let observing = Observing { counts, measures, telemetry };
+    // Without a token there are no operators, and nothing to write down.
+    let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
+    let operators = Operators::new(semel.clone(), recent, audit);
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
 }
 
@@ -112,6 +124,7 @@ struct Observing {
     counts: Arc<Counts>,
     measures: Arc<Measures>,
     telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// Writes log lines to standard error from now on.
@@ -162,6 +175,7 @@ async fn serve(
             connections: open.connections.clone(),
             stop: stop.clone(),
             counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
@@ -177,9 +191,11 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
         });
-        let admin =
-            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
+        let (semel, closing) = (open.semel.clone(), open.closing.clone());
+        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
@@ -234,6 +250,7 @@ struct Part {
     connections: TaskTracker,
     stop: CancellationToken,
     counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -255,12 +272,14 @@ impl Part {
                 PublishPolicy::Public => Some(self.policy),
             };
             let serving = Serving {
+                cors: Arc::new(Cors::new(gateway.cors.clone(), self.semel.policy())),
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
                 policy,
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

@@ -6,15 +6,20 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
 mod header;
 mod kill_loop;
 mod many;
+mod operators;
 mod pass_through;
 mod peers;
 mod policy;
 mod security;
 mod store;
+mod telemetry;
+mod unknown;

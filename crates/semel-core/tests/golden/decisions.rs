@@ -37,10 +37,12 @@ fn the_table_of_decisions() {
         replay_for: REPLAY_FOR,
         remember_for: REMEMBER_FOR,
         unknown_for: REMEMBER_FOR,
+        probe_after: LEASE,
     };
     let columns = [
         ("ietf", refuse),
         ("re-execute", Rules { on_unknown: OnUnknown::Reexecute, ..refuse }),
+        ("probe", Rules { on_unknown: OnUnknown::Probe, ..refuse }),
         ("forward-key", Rules { on_unknown: OnUnknown::ForwardKey, ..refuse }),
         ("conflict", Rules { on_completed: OnCompleted::Conflict, ..refuse }),
         ("mismatch: replay", Rules { on_mismatch: OnMismatch::Replay, ..refuse }),
@@ -89,37 +91,37 @@ fn the_table_of_decisions() {
             rows.push(row);
         }
     }
-    let rows = rows.into_iter().map(|row| <[String; 9]>::try_from(row).expect("nine columns"));
+    let rows = rows.into_iter().map(|row| <[String; 10]>::try_from(row).expect("ten columns"));
     expect![[r#"
-        found                       at age                    fingerprint  ietf                 re-execute           forward-key          conflict         mismatch: replay     expired: execute
-        in flight                   0s                        same         in flight            in flight            in flight            in flight        in flight            in flight
-        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
-        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight        in flight            in flight
-        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
-        in flight                   35s                       same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        in flight, abandoned        0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        unknown                     0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        completed, kept             0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
-        completed, not opened       0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
-        completed, not opened       0s                        other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
-        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
-        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
-        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        found                       at age                    fingerprint  ietf                 re-execute           probe                forward-key          conflict         mismatch: replay     expired: execute
+        in flight                   0s                        same         in flight            in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   35s                       same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        in flight, abandoned        0s                        same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown                     0s                        same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        completed, kept             0s                        same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, not opened       0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
+        completed, not opened       0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
+        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
+        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
+        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
     "#]].assert_eq(&table(rows));
 }
 
@@ -144,6 +146,7 @@ fn words(decision: &Decision) -> String {
         Decision::ReplyGone { original_status } => format!("reply gone, was {original_status}"),
         Decision::InFlight => "in flight".to_owned(),
         Decision::OutcomeUnknown => "outcome unknown".to_owned(),
+        Decision::Probe => "probe".to_owned(),
         Decision::Mismatch => "mismatch".to_owned(),
         Decision::TakeOver { attempt, warning } => match warning {
             Some(Warning::Expired) => format!("execution {attempt}, warned"),
