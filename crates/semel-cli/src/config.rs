@@ -22,9 +22,10 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{store::StoreSettings, telemetry::TelemetrySettings};
+use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings};
 
 mod complain;
+mod cors;
 mod show;
 mod store;
 mod telemetry;
@@ -32,6 +33,7 @@ mod telemetry;
 mod tests;
 pub(crate) mod words;
 
+pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 pub(crate) use telemetry::Telemetry;
@@ -60,6 +62,8 @@ pub(crate) struct Gateway {
     pub upstream: Option<Origin>,
     /// The folder of records and secret.
     pub data: PathBuf,
+    /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
+    pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
     /// The file whose token lets operators look at records, settle and release; without it nobody can.
@@ -92,6 +96,8 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+    /// `[cors]`: which web pages may read its answers.
+    pub cors: Cors,
 }
 
 impl Gateway {
@@ -223,6 +229,7 @@ pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
     pub data: Option<PathBuf>,
+    pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
     pub audit_log: Option<PathBuf>,
@@ -285,6 +292,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
     telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
@@ -327,7 +335,7 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
+        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
@@ -367,6 +375,7 @@ impl GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
             data: self.data.or(base.data),
+            seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
             audit_log: self.audit_log.or(base.audit_log),
@@ -387,7 +396,7 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self) -> Gateway {
+    fn build(self, cors: Cors) -> Gateway {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
@@ -397,6 +406,7 @@ impl GatewaySettings {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
             upstream: self.upstream.map(|origin| origin.0),
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
             audit_log: self.audit_log,
@@ -414,6 +424,7 @@ impl GatewaySettings {
             connect_max: seconds(self.connect_max, 5),
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+            cors,
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     event::{Event, Exchanged, Met, Observer},
     layer::State,
     probe::Probing,
-    seal::Seals,
+    seal::{self, Seals},
     store::{Store, StoreError},
 };
 
@@ -135,7 +135,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
-    let seals = Seals::of(covered);
+    let seals = Seals::of(covered).holding(&guard);
     let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
@@ -162,7 +162,8 @@ pub(crate) async fn drive<F>(
                 if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
                     summary.met = Some(Met::of(found));
                 }
-                match swapped {
+                // What was found, readable or not, was not replaced.
+                match swapped.and_then(|swapped| seals.open(register, swapped).map_err(|_| Unanswered::NotApplied)) {
                     Ok(swapped) => exchange.on_swapped(swapped),
                     Err(Unanswered::NotApplied) => exchange.on_store_refused(),
                     Err(Unanswered::PerhapsApplied) => exchange.on_store_failed(),
@@ -189,8 +190,10 @@ pub(crate) async fn drive<F>(
                 };
                 summary.settle = settling_at.elapsed();
                 match swapped {
-                    Some(Some(swapped)) => exchange.on_swapped(swapped),
-                    Some(None) => exchange.on_store_failed(),
+                    Some(swapped) => match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
+                        Some(swapped) => exchange.on_swapped(swapped),
+                        None => exchange.on_store_failed(),
+                    },
                     None => {
                         // The reply is true and the caller need not wait for the store; the settle goes on without them.
                         let Step::Answer(answer) = exchange.on_store_failed() else {
@@ -226,6 +229,8 @@ pub(crate) async fn drive<F>(
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
                 summary.met = found.as_ref().map(Met::of).or(summary.met);
+                // What cannot be opened is found again by a claim, and refused there.
+                let found = found.and_then(|found| seal::open(&covered.seal, found).ok());
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {

@@ -42,6 +42,7 @@ use crate::{
     observe::{Released, Watched, release_by_operator},
     probe::probing,
     reply::{self, Content},
+    seal,
     store::{Store, StoreError},
     waiters::Waiters,
 };
@@ -398,8 +399,9 @@ async fn resolve(store: &dyn Store, secret: &Secret, question: Option<GuardQuest
     let Some(question) = question else { return Some(Guard::Unguarded) };
     let mut found = Vec::new();
     let patient_until = Instant::now() + CLAIM_PATIENCE;
-    for record in question.references() {
-        found.push((record, look(store, &record, patient_until).await?));
+    for (record, seal) in question.references() {
+        let reply = look(store, &record, patient_until).await?;
+        found.push((record, reply.map(|reply| seal::open(&seal, reply)).transpose().ok()?));
     }
     Some(question.answer(secret, &found))
 }

@@ -23,10 +23,11 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
+pub use effect::Replayed;
 pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
 pub use observe::{Owner, Released, Unreleased};
 pub use operate::{Settlement, Unfound};
 pub use reply::{problem, problem_with_status};
-pub use secret::{secret_from, secret_in};
+pub use secret::{agrees_with_folder, mint_secret, sealing_from, secret_from, secret_in};
 pub use semel_core as core;

@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
+use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -32,6 +32,7 @@ pub(crate) fn show(config: &Config) -> String {
         "an absolute URI where callers read about this API's idempotency",
     );
     gateway(&mut page, &config.gateway);
+    cors(&mut page, &config.gateway.cors);
     store(&mut page, &config.store);
     telemetry(&mut page, &config.telemetry);
     for route_policy in policy.routes() {
@@ -61,6 +62,7 @@ path = "/orders/by-key/{key}"                 # {key} and the variables of the r
 found = ["200"]                               # it happened: the content is kept as the reply
 absent = ["404"]                              # it did not, once the record is old enough
 member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+keep = "content"                              # as the reply: all of the content, or the member
 status = 201                                  # that the kept reply has; not set: as the origin answers
 probe_max = "5s"                              # the origin may take to answer
 after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
@@ -91,6 +93,11 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         "data",
         text(&gateway.data.display().to_string()),
         "the folder of the secret, and of records where the store is embedded",
+    );
+    page.set(
+        "seal_secret_files",
+        list(gateway.seal_secret_files.iter().map(|file| file.display().to_string())),
+        "kept replies are sealed with the first of these and opened with any; []: with the secret itself",
     );
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
@@ -141,6 +148,20 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         "the origin's silence before its response, where no route covers",
     );
     page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
+}
+
+fn cors(page: &mut Page<'_>, cors: &Cors) {
+    page.table("[cors]");
+    page.set(
+        "origins",
+        list(cors.origins.iter().filter_map(|origin| origin.to_str().ok())),
+        "web pages that may read the gateway's own problems and kept replies, such as \"https://app.example.com\"",
+    );
+    let credentials = match cors.credentials {
+        Credentials::Allowed => "true",
+        Credentials::Hidden => "false",
+    };
+    page.set("credentials", credentials, "true: also where their requests carry cookies");
 }
 
 fn store(page: &mut Page<'_>, store: &StoreConfig) {
@@ -359,6 +380,7 @@ fn probe(page: &mut Page<'_>, rule: &ProbeRule) {
     page.set("absent", statuses(Shown::Absent), "it did not, once the record is old enough");
     let member = rule.member.as_ref().map(|pointer| text(pointer.as_str()));
     page.maybe("member", member, "a JSON Pointer that must be there, and not empty, for found");
+    page.set("keep", text(words::keep(rule.keep)), "as the reply: all of the content, or the member");
     let status = rule.status.map(|status| status.as_u16().to_string());
     page.maybe("status", status, "that the kept reply has; not set: as the origin answers");
     page.time("probe_max", rule.probe_max, "the origin may take to answer");

@@ -136,7 +136,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[routes]\npath = \"/a\"\n",
         &expect![[r#"
-            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
+            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
               1 | [routes]
                 |  ^^^^^^"#]],
     );
@@ -379,6 +379,10 @@ fn every_setting_is_shown() {
         connect_max = "5s"                              # to reach the origin; past it nothing was sent
         response_header_max = "60s"                     # the origin's silence before its response, where no route covers
         drain_max = "30s"                               # what runs may still run after SIGTERM
+
+        [cors]
+        origins = []                                    # web pages that may read the gateway's own problems and kept replies, such as "https://app.example.com"
+        credentials = false                             # true: also where their requests carry cookies
 
         [store]
         url = "embedded"                                # embedded: in gateway.data; memory: forgotten when the process ends; or one that gateways share: postgres://user@host/db, redis://host:6379, redis+cluster://host:6379, with TLS rediss://, rediss+cluster://

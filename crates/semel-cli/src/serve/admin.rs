@@ -11,6 +11,7 @@ use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
+    console::{self, Console},
     listen::Closing,
     metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
     operators::{
@@ -38,6 +39,8 @@ pub(crate) struct Admin {
     pub operators: Operators,
     /// What operators show before they are told or do anything; without it nobody is.
     pub token: Option<Token>,
+    /// Their web page.
+    pub console: Arc<Console>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
     /// What is counted.
@@ -82,9 +85,11 @@ impl Admin {
             POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
             METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
+            path if is_within(path, console::CONSOLE_PATH) => self.console.answer(request, from).await,
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1 and \
+                 /console\"}\n",
             ),
         }
     }

@@ -33,6 +33,7 @@ use tower::{Layer as _, Service as _};
 
 use super::{
     admin,
+    cors::Cors,
     forward::{Forwarder, Forwarding},
     framing::{Ambiguous, Watched},
     headers::{self, Peer},
@@ -56,6 +57,8 @@ pub(crate) struct Serving {
     pub forwarding: Forwarding,
     /// The policy document, if clients may read it.
     pub policy: Option<Bytes>,
+    /// What pages may read of the answers.
+    pub cors: Arc<Cors>,
     /// See [`Gateway::header_read_max`](crate::config::Gateway::header_read_max).
     pub header_read_max: Duration,
     /// Says when to finish.
@@ -138,6 +141,7 @@ impl Serving {
         let front = Front {
             layered,
             policy: self.policy.clone(),
+            cors: Arc::clone(&self.cors),
             ambiguous: ambiguous.clone(),
             activity: Arc::clone(&activity),
             traces: self.traces.clone(),
@@ -268,6 +272,7 @@ impl Closing {
 struct Front {
     layered: Idempotency<Forwarder>,
     policy: Option<Bytes>,
+    cors: Arc<Cors>,
     ambiguous: Ambiguous,
     activity: Arc<Activity>,
     traces: Option<Traces>,
@@ -285,24 +290,31 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
         }
+        let page = Cors::page(request.headers());
         if let Some(document) = &self.policy
             && request.uri().path() == POLICY_PATH
             && [Method::GET, Method::HEAD].contains(request.method())
         {
-            let response = admin::published(document).map(Body::streaming);
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
+            let mut response = admin::published(document).map(Body::streaming);
+            if let Some(page) = page {
+                self.cors.show_own(&page, &mut response);
+            }
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
         let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
-        Answering { answer: self.layered.clone().call(request), count, receiving }
+        let page = page.map(|page| (page, Arc::clone(&self.cors)));
+        Answering { answer: self.layered.clone().call(request), page, count, receiving }
     }
 }
 
 /// A response on its way.
 struct Answering {
     answer: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
+    /// Which page asks, if one does.
+    page: Option<(HeaderValue, Arc<Cors>)>,
     count: Option<Count>,
     receiving: Option<Receiving>,
 }
@@ -310,7 +322,10 @@ struct Answering {
 impl Future for Answering {
     type Output = Result<Response<Counted>, Infallible>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(cx));
+        let Ok(mut response) = ready!(self.answer.as_mut().poll(cx));
+        if let Some((page, cors)) = &self.page {
+            cors.show(page, &mut response);
+        }
         let count = self.count.take();
         if let Some(receiving) = self.receiving.take() {
             receiving.answered(&response);

@@ -31,6 +31,8 @@ use tracing_subscriber::EnvFilter;
 use self::{
     admin::Admin,
     authorize::AskAddress,
+    cors::Cors,
+    console::{Console, Transport},
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
@@ -46,6 +48,8 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod cors;
+mod console;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -82,7 +86,13 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let sealing = store::sealing(&gateway.seal_secret_files)?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
+    let secret = match sealing {
+        Some(sealing) => secret.sealing_with(sealing),
+        None => secret,
+    };
+    tracing::info!(target: "semel::store", "replies are sealed with the secret {}", secret.sealing().key_id());
     let measured = Measured::new(store);
     let measures = measured.measures();
     let store: Arc<dyn Store> = Arc::new(measured);
@@ -183,8 +193,9 @@ async fn serve(
             closing: open.closing.clone(),
             spans: observing.traces.as_ref().map(Traces::tally),
         });
-        let admin =
-            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
+        let (semel, closing) = (open.semel.clone(), open.closing.clone());
+        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
@@ -261,6 +272,7 @@ impl Part {
                 PublishPolicy::Public => Some(self.policy),
             };
             let serving = Serving {
+                cors: Arc::new(Cors::new(gateway.cors.clone(), self.semel.policy())),
                 semel: self.semel,
                 forwarding: Forwarding::new(pool.clone(), settings),
                 policy,

@@ -6,7 +6,9 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
@@ -20,3 +22,4 @@ mod policy;
 mod security;
 mod store;
 mod telemetry;
+mod unknown;

@@ -184,6 +184,11 @@ impl Operators {
         Operators { semel, recent, audit }
     }
 
+    /// Whose records they are.
+    pub(crate) fn semel(&self) -> &Semel {
+        &self.semel
+    }
+
     /// What this gateway has seen lately.
     pub(crate) fn recent(&self) -> &Recent {
         &self.recent
@@ -308,6 +313,7 @@ impl Operators {
                 return Err(Refusal { detail: detail.to_owned(), ..refusal });
             }
         }
+        self.recent.acted(row.record, after, &act.by.who);
         audit.conclude(Stage::Done, &act, None).await;
         let is_kept = swap.put.as_ref().is_some_and(|put| Row::is_kept(&put.record));
         let retries = match status {

@@ -19,11 +19,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    cors::Cors,
     forward::{Forwarding, Settings},
     listen::{self, Closing, Serving},
     pool::Pool,
 };
-use crate::config::{HostRule, Origin};
+use crate::config::{self, HostRule, Origin};
 
 mod client;
 mod origin;
@@ -104,6 +105,8 @@ impl Gateway {
             semel: semel(),
             forwarding: forwarding_to(origin.address, connections.clone()),
             policy: None,
+            traces: None,
+            cors: Arc::new(Cors::new(config::Cors::default(), &Policy::preset(Preset::Ietf))),
             header_read_max: Duration::from_mins(1),
             closing: closing.clone(),
             connections: connections.clone(),
