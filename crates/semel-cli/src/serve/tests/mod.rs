@@ -105,7 +105,6 @@ impl Gateway {
             semel: semel(),
             forwarding: forwarding_to(origin.address, connections.clone()),
             policy: None,
-            traces: None,
             cors: Arc::new(Cors::new(config::Cors::default(), &Policy::preset(Preset::Ietf))),
             header_read_max: Duration::from_mins(1),
             closing: closing.clone(),
