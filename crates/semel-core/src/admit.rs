@@ -9,7 +9,7 @@ use crate::{
     guard::{GuardQuestion, GuardRule, Overriding},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
-    scope::{RecordKey, Scope, Secret},
+    scope::{Caller, Principal, RecordKey, Scope, Secret},
     wire::{GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
 };
 
@@ -24,6 +24,8 @@ pub struct Head<'a> {
     pub query: Option<&'a str>,
     /// The header fields.
     pub headers: &'a HeaderMap,
+    /// Who was found to be asking; `None`: whom the policy's headers name.
+    pub caller: Option<&'a Caller>,
 }
 
 /// What is to be done with a request.
@@ -58,6 +60,8 @@ pub struct Admitted {
 pub struct Covered {
     /// The route that covers it.
     pub route: Arc<RoutePolicy>,
+    /// Who asks.
+    pub principal: Principal,
     /// The name of its record.
     pub record_key: RecordKey,
     /// What tells it from another request under the same key.
@@ -170,7 +174,7 @@ impl Admitted {
         let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));
         let asking = rule.filter(|_| guard_override.is_none());
         let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
-        Ok(Some(Covered { route, record_key, fingerprint, resource, warning, guard, guard_override }))
+        Ok(Some(Covered { route, principal, record_key, fingerprint, resource, warning, guard, guard_override }))
     }
 }
 

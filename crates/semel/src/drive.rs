@@ -17,7 +17,7 @@ use http::{Response, StatusCode};
 use semel_core::{
     admit::Covered,
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Guard, Permit, Step, Which},
+    exchange::{Answer, Exchange, Executed, Fresh, Guard, Permit, Step, Which},
     policy::RoutePolicy,
     record::ExchangeId,
     register::{Found, Swap, Swapped},
@@ -33,6 +33,7 @@ use crate::{
     body::Body,
     event::{Event, Exchanged, Observer},
     layer::State,
+    quota::Reserved,
     store::{Store, StoreError},
 };
 
@@ -109,7 +110,8 @@ pub(crate) async fn drive<F>(
     state: &State,
     observer: Option<&dyn Observer>,
     covered: &Covered,
-    guard: Guard,
+    (guard, fresh): (Guard, Fresh),
+    mut reserved: Option<Reserved>,
     mut tell: oneshot::Sender<Told>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
@@ -123,7 +125,8 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
-    let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
+    let rules = Rules::from(&*covered.route);
+    let (mut exchange, mut step) = Exchange::open_as(rules, covered.fingerprint, id, guard, fresh);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
     // Only where somebody may wait for it.
@@ -170,6 +173,10 @@ pub(crate) async fn drive<F>(
                     () = tokio::time::sleep(SETTLE_PATIENCE) => None,
                 };
                 summary.settle = settling_at.elapsed();
+                let is_free = swap.put.is_none() && matches!(swapped, Some(Some(Swapped::Done | Swapped::Absent)));
+                if let Some(reserved) = reserved.take_if(|_| summary.attempt == 1 && !is_free) {
+                    reserved.keep();
+                }
                 match swapped {
                     Some(Some(swapped)) => exchange.on_swapped(swapped),
                     Some(None) => exchange.on_store_failed(),
@@ -204,6 +211,7 @@ pub(crate) async fn drive<F>(
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
+                drop(reserved);
                 tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
@@ -213,6 +221,8 @@ pub(crate) async fn drive<F>(
                 return;
             }
             Step::Answer(answer) => {
+                // Before anybody is told, who may send the next key at once.
+                drop(reserved);
                 tell_all(tell, observer, &covered.route, answer, executed, &summary);
                 return;
             }

@@ -9,6 +9,7 @@ pub mod effect;
 mod event;
 pub mod layer;
 mod observe;
+mod quota;
 mod reply;
 mod secret;
 pub mod store;
@@ -20,8 +21,9 @@ mod waiters;
 
 pub use body::{Body, BoxError};
 pub use event::{Event, Exchanged, Observer};
-pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Semel};
+pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Identify, Semel, Unidentified};
 pub use observe::{Owner, Released, Unreleased};
+pub use quota::{Quota, QuotaLimits};
 pub use reply::{problem, problem_with_status};
 pub use secret::{secret_from, secret_in};
 pub use semel_core as core;
