@@ -14,6 +14,7 @@ use std::{
 };
 
 use http::{HeaderValue, uri::Authority};
+use semel::QuotaLimits;
 use semel_core::{
     key::Presence,
     policy::{DurationText, HeaderText, Policy, PolicyDocument, Preset, RouteSettings},
@@ -21,15 +22,20 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::store::StoreSettings;
+use self::{
+    identity::{IdentitySettings, QuotaSettings},
+    store::StoreSettings,
+};
 
 mod complain;
+mod identity;
 mod show;
 mod store;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
 
+pub(crate) use identity::{IdentityConfig, JwtConfig, KeysFrom, IdentitySource};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 
@@ -38,6 +44,10 @@ pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, 
 pub(crate) struct Config {
     /// The process and its connections.
     pub gateway: Gateway,
+    /// How it is found out who asks.
+    pub identity: IdentityConfig,
+    /// How many fresh keys one principal may use; none counts while `live_keys_max` is 0.
+    pub quota: QuotaLimits,
     /// Where records live.
     pub store: StoreConfig,
     /// What is protected, and how.
@@ -270,6 +280,8 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    identity: Option<Spanned<IdentitySettings>>,
+    quota: Option<QuotaSettings>,
     store: Option<Spanned<StoreSettings>>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
@@ -318,12 +330,18 @@ impl Config {
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
             ));
         }
+        let (span, identity) = match document.identity {
+            None => (None, IdentitySettings::default()),
+            Some(settings) => (Some(settings.span()), settings.into_inner()),
+        };
+        let identity = identity.build().map_err(|message| complain(span, &message))?;
+        let quota = document.quota.unwrap_or_default().build();
         let (span, settings) = match document.store {
             None => (None, StoreSettings::default()),
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
-        Ok(Config { gateway, store, policy, preset })
+        Ok(Config { gateway, identity, quota, store, policy, preset })
     }
 }
 

@@ -12,6 +12,7 @@ use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
+    identity::Identity,
     listen::Closing,
     release::{self, RELEASE_PATH, Token},
 };
@@ -28,6 +29,8 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Admin {
     /// Whose store is probed.
     pub semel: Semel,
+    /// Who tells who asks.
+    pub identity: Arc<Identity>,
     /// The policy document.
     pub policy: Bytes,
     /// What operators show before they release anything; without it nobody can.
@@ -89,7 +92,7 @@ impl Admin {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let (status, content) = release::answer(&self.semel, self.token.as_ref(), request).await;
+        let (status, content) = release::answer(&self.semel, &self.identity, self.token.as_ref(), request).await;
         let mut response = json(status, format!("{content}\n"));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -100,6 +103,10 @@ impl Admin {
     async fn readiness(&self) -> Response<Full<Bytes>> {
         if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
+        }
+        if !self.identity.is_ready() {
+            let words = "{\"status\":\"the keys of tokens could not be fetched yet; see the log\"}\n";
+            return json(StatusCode::SERVICE_UNAVAILABLE, words);
         }
         match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {
             Ok(Ok(())) => json(StatusCode::OK, "{\"status\":\"ready\"}\n"),

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::Semel;
+use semel::{Quota, Semel};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -27,12 +27,13 @@ use self::{
     authorize::AskAddress,
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
+    identity::Identity,
     listen::{Accepted, Closing, Serving},
     pool::Pool,
     release::Token,
 };
 use crate::{
-    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, words},
+    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, IdentitySource, words},
     store::{self, Opened},
 };
 
@@ -43,12 +44,14 @@ pub(crate) mod drain;
 mod forward;
 mod framing;
 mod headers;
+mod identity;
 mod listen;
 mod pool;
 mod published;
 mod release;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -64,7 +67,8 @@ pub(crate) enum Ended {
 
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, store: place, policy, preset: _ } = config;
+    let identity = Arc::new(Identity::new(&config)?);
+    let Config { gateway, identity: who, quota, store: place, policy, preset: _ } = config;
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
@@ -73,12 +77,19 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
-    let mut semel = Semel::new(policy, secret, Arc::clone(&store));
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).identified_by(identity.clone());
+    if quota.live_keys_max > 0 {
+        semel = semel.limited_by(Arc::new(Quota::new(quota)));
+    }
     if let Some(question) = gateway.authorize.clone() {
-        let ask = AskAddress::new(question, &gateway, &semel);
+        let token = match &who.source {
+            IdentitySource::Jwt(jwt) => Some(jwt.header.clone()),
+            IdentitySource::Headers | IdentitySource::ClientCertificate => None,
+        };
+        let ask = AskAddress::new(question, &gateway, &semel, token);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, token, &words));
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, identity, token, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -105,6 +116,7 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
+    identity: Arc<Identity>,
     token: Option<Token>,
     records: &str,
 ) -> anyhow::Result<Ended> {
@@ -138,9 +150,11 @@ async fn serve(
     let admin = operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
     if let Some((operators, _)) = operators {
-        let admin = Admin { semel: open.semel.clone(), policy, token, closing: open.closing.clone() };
+        let identity = Arc::clone(&identity);
+        let admin = Admin { semel: open.semel.clone(), identity, policy, token, closing: open.closing.clone() };
         tokio::spawn(admin.serve(operators));
     }
+    tokio::spawn(identity.keep());
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
     let accepting = tokio::spawn(listen::accept(listener, gateway.connections_max, threads, open.closing.clone()));

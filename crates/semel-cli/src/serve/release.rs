@@ -19,6 +19,7 @@ use semel_core::policy::MethodText;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::identity::Identity;
 use crate::config::ConfigError;
 
 /// Where it is.
@@ -97,6 +98,8 @@ struct Asked {
     method: Option<MethodText>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// Instead of headers: a name of the mapping file, the text of the claim, or the subject of the certificate.
+    caller: Option<String>,
     who: String,
     why: String,
 }
@@ -104,6 +107,7 @@ struct Asked {
 /// Answers one request with a status and a JSON object.
 pub(super) async fn answer(
     semel: &Semel,
+    identity: &Identity,
     token: Option<&Token>,
     request: Request<Incoming>,
 ) -> (StatusCode, serde_json::Value) {
@@ -130,7 +134,11 @@ pub(super) async fn answer(
         Err(wrong) => return told(StatusCode::BAD_REQUEST, &wrong),
     };
     let method = asked.method.as_ref().map_or(&Method::GET, |method| &method.0);
-    let head = Head { method, path: &asked.path, query: None, headers: &headers };
+    let caller = identity.named(asked.caller.as_deref(), &headers);
+    if asked.caller.is_some() && caller.is_none() {
+        return told(StatusCode::BAD_REQUEST, "caller: no principal of identity.mapping_file has that name");
+    }
+    let head = Head { method, path: &asked.path, query: None, headers: &headers, caller: caller.as_ref() };
     let (who, why) = (asked.who.as_str(), asked.why.as_str());
     let freed = |what: &str, owner: &Owner| {
         let (route, exchange) = (owner.route.as_str(), owner.exchange);
