@@ -11,6 +11,7 @@ mod expiry;
 mod guards;
 mod harness;
 mod header;
+mod identity;
 mod kill_loop;
 mod many;
 mod pass_through;

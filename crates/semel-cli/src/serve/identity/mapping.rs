@@ -46,9 +46,8 @@ struct Document {
 impl Mapping {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> Result<Mapping, ConfigError> {
-        let wrong = |why: &dyn fmt::Display| {
-            ConfigError::new(format!("identity.mapping_file = \"{}\": {why}", path.display()))
-        };
+        let wrong =
+            |why: &dyn fmt::Display| ConfigError::new(format!("identity.mapping_file = \"{}\": {why}", path.display()));
         let mut text = String::new();
         let file = File::open(path).map_err(|error| wrong(&error))?;
         file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| wrong(&error))?;
@@ -190,7 +189,9 @@ mod tests {
         for (text, expected) in table {
             let error = Mapping::parse("m", &text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text:?}: {error}");
-            assert!(!error.contains("sk_1\n") && error.matches("sk_1").count() <= usize::from(error.contains("printf")));
+            assert!(
+                !error.contains("sk_1\n") && error.matches("sk_1").count() <= usize::from(error.contains("printf"))
+            );
         }
         let absent = Mapping::read(Path::new("/nowhere/mapping.toml")).unwrap_err().to_string();
         assert!(absent.contains("identity.mapping_file") && absent.contains("No such file"), "{absent}");

@@ -18,7 +18,7 @@ use self::{
     mapping::Mapping,
 };
 use super::tls::ClientSubject;
-use crate::config::{Config, ConfigError, JwtConfig, KeysFrom, IdentitySource};
+use crate::config::{Config, ConfigError, IdentitySource, JwtConfig, KeysFrom};
 
 mod crypto;
 mod jwks;
@@ -93,7 +93,9 @@ impl Identity {
             Some(name) if rules.mapping.has(name) => Some(Caller::Named(name.to_owned())),
             Some(name) => match &rules.source {
                 Finding::Headers => None,
-                Finding::Jwt(config, _) => rules.mapping.of(name.as_bytes()).or_else(|| Some(jwt::caller_of(config, &name.into()))),
+                Finding::Jwt(config, _) => {
+                    rules.mapping.of(name.as_bytes()).or_else(|| Some(jwt::caller_of(config, &name.into())))
+                }
                 Finding::ClientCertificate => {
                     rules.mapping.of(name.as_bytes()).or_else(|| Some(Caller::Certificate(name.to_owned())))
                 }
@@ -133,11 +135,7 @@ impl Rules {
     }
 }
 
-fn read(
-    setting: &str,
-    file: &Path,
-    parse: impl Fn(&[u8]) -> Result<Keys, String>,
-) -> Result<Arc<Keys>, ConfigError> {
+fn read(setting: &str, file: &Path, parse: impl Fn(&[u8]) -> Result<Keys, String>) -> Result<Arc<Keys>, ConfigError> {
     let wrong = |why: String| ConfigError::new(format!("identity.jwt.{setting} = \"{}\": {why}", file.display()));
     let mut content = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(KEYS_BYTES_MAX + 1).read_to_end(&mut content));

@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod gateway;
 mod origin;
+pub(crate) mod tokens;
 
 pub(crate) use check::{assert_problem, assert_replay, assert_same_reply, twice};
 pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_send};
