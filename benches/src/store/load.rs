@@ -177,7 +177,14 @@ fn stamp(n: u64, write: u16) -> Stamp {
 fn record(n: u64, phase: Phase) -> Record {
     let mut digest = [0; Fingerprint::LEN];
     digest[..8].copy_from_slice(&mix(!n).to_le_bytes());
-    Record { fingerprint: Fingerprint::from_bytes(digest), attempt: 1, phase, retention: RETENTION, guard: None }
+    Record {
+        fingerprint: Fingerprint::from_bytes(digest),
+        attempt: 1,
+        phase,
+        retention: RETENTION,
+        guard: None,
+        about: None,
+    }
 }
 
 /// `SplitMix64`: every input another output, spread evenly.

@@ -1,6 +1,7 @@
 //! What `semel serve` can be told: a TOML file, and flags that beat it.
 //!
-//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`]; everything
+//! The section `[gateway]` is about the process and its connections and is defined here, `[store]` in [`store`],
+//! `[telemetry]` in [`telemetry`]; everything
 //! else in the file is the policy, whose members and presets are defined in [`semel_core::policy`]. Both are read strictly: what is not
 //! known is an error that names the file, the line and what would be right.
 
@@ -25,12 +26,14 @@ use toml::Spanned;
 use self::{
     identity::{IdentitySettings, QuotaSettings},
     store::StoreSettings,
+    telemetry::TelemetrySettings,
 };
 
 mod complain;
 mod identity;
 mod show;
 mod store;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
@@ -38,6 +41,7 @@ pub(crate) mod words;
 pub(crate) use identity::{IdentityConfig, JwtConfig, KeysFrom, IdentitySource};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
+pub(crate) use telemetry::Telemetry;
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub(crate) struct Config {
     pub quota: QuotaLimits,
     /// Where records live.
     pub store: StoreConfig,
+    /// What is counted, and where traces go.
+    pub telemetry: Telemetry,
     /// What is protected, and how.
     pub policy: Policy,
     /// The preset that the policy started from.
@@ -283,6 +289,7 @@ struct Document {
     identity: Option<Spanned<IdentitySettings>>,
     quota: Option<QuotaSettings>,
     store: Option<Spanned<StoreSettings>>,
+    telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
     principal: Option<Vec<HeaderText>>,
     documentation: Option<String>,
@@ -341,7 +348,8 @@ impl Config {
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
-        Ok(Config { gateway, identity, quota, store, policy, preset })
+        let telemetry = document.telemetry.unwrap_or_default().build();
+        Ok(Config { gateway, identity, quota, store, telemetry, policy, preset })
     }
 }
 

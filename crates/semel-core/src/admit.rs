@@ -2,15 +2,19 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
     fingerprint::{Fingerprint, FingerprintRule, Member, Request, string_member},
     guard::{GuardQuestion, GuardRule, Overriding},
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
+    record::{About, TraceContext},
     scope::{Caller, Principal, RecordKey, Scope, Secret},
-    wire::{GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, Warning},
+    wire::{
+        GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
+        Warning,
+    },
 };
 
 /// The part of a request that is there before its content.
@@ -74,6 +78,12 @@ pub struct Covered {
     pub guard: Option<GuardQuestion>,
     /// Why the caller passes the guard, where the route allows that (Q14).
     pub guard_override: Option<String>,
+    /// The header by which the origin is sent the key, where that is not as the client sent it.
+    pub sent: Option<(HeaderName, HeaderValue)>,
+    /// Where the origin is asked what became of it: path and query; `None` where it is not.
+    pub probe: Option<String>,
+    /// What operators may see of its record.
+    pub about: Arc<About>,
 }
 
 /// Judges a request before its content is read. `now` is the time since the Unix epoch by the caller's clock; it
@@ -86,7 +96,7 @@ pub fn admit(policy: &Policy, head: &Head<'_>, now: Duration) -> Admission {
     };
     let refuse = |problem: Problem| Admission::Refuse(Refused { route: Arc::clone(route), problem });
     let key = match &route.key {
-        KeyRule::Header { name, grammar, form, presence, attempt_suffix } => {
+        KeyRule::Header { name, grammar, form, presence, attempt_suffix, sent: _ } => {
             match Key::from_header(head.headers, name, *grammar, *form, *attempt_suffix, route.key_bytes_max) {
                 Ok(Some(key)) => Some(key),
                 Ok(None) if *presence == Presence::Optional => return Admission::Pass(Some(KeyStatus::Absent)),
@@ -139,11 +149,16 @@ impl Admitted {
         content: &[u8],
     ) -> Result<Option<Covered>, Refused> {
         let Admitted { route, key } = self;
+        // The origin knows an id as it stands in the content, whatever its canonical form.
+        let mut id = None;
         let key = match (&route.key, key) {
             (KeyRule::Header { .. }, Some(key)) => Ok(key),
             (KeyRule::Header { .. }, None) => unreachable!("admit refuses or passes a request without a header key"),
             (KeyRule::Member { pointer, grammar, presence }, _) => match (string_member(content, pointer), presence) {
-                (Member::Text(text), _) => Key::from_member(text, *grammar, route.key_bytes_max),
+                (Member::Text(text), _) => {
+                    id = route.probe.as_ref().map(|_| text.clone());
+                    Key::from_member(text, *grammar, route.key_bytes_max)
+                }
                 (Member::Absent, Presence::Optional) => return Ok(None),
                 (Member::Absent | Member::Other, _) => Err(KeyError::Member(pointer.as_str().to_owned())),
             },
@@ -174,7 +189,29 @@ impl Admitted {
         let guard_override = rule.and_then(|rule| override_reason(rule, head.headers));
         let asking = rule.filter(|_| guard_override.is_none());
         let guard = asking.map(|rule| rule.ask(secret, principal, record_key, resource.clone(), content));
-        Ok(Some(Covered { route, principal, record_key, fingerprint, resource, warning, guard, guard_override }))
+        let (sent, known_as) = match &route.key {
+            KeyRule::Header { name, sent, .. } => {
+                (key.to_send(*sent).map(|value| (name.clone(), value)), Some(key.as_str()))
+            }
+            KeyRule::Member { .. } => (None, id.as_deref()),
+            KeyRule::Operation => (None, None),
+        };
+        let probe = route.probe_at(&path, known_as);
+        let trace = head.headers.get(TRACEPARENT).and_then(|value| TraceContext::parse(value.to_str().ok()?));
+        let about = Arc::new(About { route: route.name().to_owned(), principal: principal.label(), trace });
+        Ok(Some(Covered {
+            route,
+            principal,
+            record_key,
+            fingerprint,
+            resource,
+            warning,
+            guard,
+            guard_override,
+            sent,
+            probe,
+            about,
+        }))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Rules {
     pub remember_for: Duration,
     /// See [`RoutePolicy::unknown_for`].
     pub unknown_for: Duration,
+    /// See [`ProbeRule::after`](crate::probe::ProbeRule::after); means nothing where the route does not probe.
+    pub probe_after: Duration,
 }
 
 impl From<&RoutePolicy> for Rules {
@@ -49,6 +51,7 @@ impl From<&RoutePolicy> for Rules {
             replay_for: route.replay_for,
             remember_for: route.remember_for,
             unknown_for: route.unknown_for,
+            probe_after: route.probe.as_ref().map_or(Duration::ZERO, |probe| probe.after),
         }
     }
 }
@@ -72,6 +75,8 @@ pub enum Decision {
     InFlight,
     /// Nobody knows whether it happened.
     OutcomeUnknown,
+    /// Nobody knows yet: ask the origin.
+    Probe,
     /// The key belongs to another request.
     Mismatch,
     /// Replace the record, and execute.
@@ -108,6 +113,7 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
         Phase::Unknown if planted(Bug::UnknownIsFree) => Decision::TakeOver { attempt: 1, warning: None },
         Phase::InFlight { .. } | Phase::Unknown => match rules.on_unknown {
             OnUnknown::Refuse => Decision::OutcomeUnknown,
+            OnUnknown::Probe => Decision::Probe,
             OnUnknown::Reexecute | OnUnknown::ForwardKey if planted(Bug::TakeOverForgetsAttempt) => {
                 Decision::TakeOver { attempt: 1, warning: None }
             }

@@ -29,6 +29,7 @@ pub struct Exchange {
     /// The same for the guard.
     guards_left: u8,
     waited: Duration,
+    is_probed: bool,
     state: State,
 }
 
@@ -57,6 +58,10 @@ enum State {
         attempt: u32,
         warning: Option<Warning>,
     },
+    /// The origin is being asked what became of the attempts before.
+    Probing(Seen),
+    /// The origin said that it happened, and the record is to say so.
+    Resolving(Put),
     Over,
 }
 
@@ -66,6 +71,21 @@ struct Claimed {
     attempt: u32,
     stamp: Stamp,
     warning: Option<Warning>,
+}
+
+/// What matters of a record that is to be replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Seen {
+    stamp: Stamp,
+    attempt: u32,
+    guard: Option<RecordKey>,
+    age: Duration,
+}
+
+impl Seen {
+    fn of(found: &Found) -> Seen {
+        Seen { stamp: found.stamp, attempt: found.record.attempt, guard: found.record.guard, age: found.age }
+    }
 }
 
 /// What a request has to do with a guard: a business uniqueness rule that its route may name (`design.md` section 5).
@@ -126,6 +146,9 @@ pub enum Step {
     Look(RecordKey),
     /// Execute once, then report [`Exchange::on_executed`]. The permit is spent by reporting.
     Execute(Permit),
+    /// Ask the origin what became of the attempts before, without executing anything, then report
+    /// [`Exchange::on_probed`]. An exchange asks once at most.
+    Probe,
     /// Wait until the record no longer bears `seen` or is no longer running, or `at_most`; then report
     /// [`Exchange::on_waited`].
     Wait {
@@ -174,6 +197,17 @@ pub enum Executed {
     Unknown,
 }
 
+/// What the origin says became of the attempts before, when it is asked.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Probed {
+    /// The effect happened; what stands for the reply that was lost.
+    Found(Kept),
+    /// The effect has not happened yet. An attempt on its way may still have it.
+    Absent,
+    /// Nothing that can be relied on: no answer in time, an error, an answer that the route does not name.
+    Undecided,
+}
+
 /// What the caller is told.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
@@ -195,8 +229,8 @@ pub enum Answer {
 /// How often one request tries to claim before it says that the key is in flight.
 const CLAIMS_MAX: u8 = 3;
 
-/// What may be written after a claim: the guard, and the settle or what gives the claim back.
-const WRITES_AFTER_CLAIM_MAX: u16 = CLAIMS_MAX as u16 + 1;
+/// What may be written after a claim: the guard, and the settle or what gives the claim back; and what a probe found.
+const WRITES_AFTER_CLAIM_MAX: u16 = CLAIMS_MAX as u16 + 2;
 
 /// Every wait uses up at least this much of `wait_max`, so that a driver that wakes at once cannot loop.
 pub const WAIT_MIN: Duration = Duration::from_millis(5);
@@ -226,6 +260,7 @@ impl Exchange {
             claims_left: CLAIMS_MAX,
             guards_left: CLAIMS_MAX,
             waited: Duration::ZERO,
+            is_probed: false,
             state: State::Over,
         };
         let step = match exchange.guard {
@@ -257,10 +292,11 @@ impl Exchange {
             },
             State::Asking => match swapped {
                 Swapped::Found(found) => self.judge(&found),
-                Swapped::Done | Swapped::Absent => {
-                    let problem = self.no_claim(None).cloned().expect("whoever can claim does not only ask");
-                    self.end(Answer::Refuse(problem))
-                }
+                Swapped::Done | Swapped::Absent => match self.no_claim(None).cloned() {
+                    Some(problem) => self.end(Answer::Refuse(problem)),
+                    // The record was there before the probe, and is not any more.
+                    None => self.claim(None, 1, None),
+                },
             },
             State::Guarding(claimed) => match swapped {
                 Swapped::Done if planted(Bug::GuardBeforeIdentity) => self.claim(None, 1, None),
@@ -273,6 +309,17 @@ impl Exchange {
                 self.execute(Claimed { attempt: 1, stamp, warning: None })
             }
             State::GivingBack { problem, .. } => self.end(Answer::Refuse(problem)),
+            State::Resolving(put) => match swapped {
+                Swapped::Done => self.judge(&Found {
+                    stamp: put.stamp,
+                    age: Duration::ZERO,
+                    abandoned: false,
+                    record: put.record,
+                }),
+                Swapped::Found(found) => self.judge(&found),
+                // Nobody can free what has happened, so the record has outlived its retention meanwhile.
+                Swapped::Absent => self.refuse(ProblemType::InFlight),
+            },
             State::Settling { executed, attempt, warning } => match executed {
                 Executed::Replied { effect: Effect::Happened, .. } => self.on_kept(swapped, warning),
                 // Nothing was to be kept, so whoever holds the record now is no concern of this exchange.
@@ -293,7 +340,7 @@ impl Exchange {
                     Swapped::Done | Swapped::Absent => self.end(own(&executed, attempt, warning)),
                 },
             },
-            State::Looking { .. } | State::Waiting | State::Executing | State::Over => {
+            State::Looking { .. } | State::Waiting | State::Executing | State::Probing(_) | State::Over => {
                 unreachable!("no swap was asked for")
             }
         }
@@ -330,8 +377,10 @@ impl Exchange {
             | State::Looking { .. }
             | State::GivingBack { .. }
             | State::Settling { .. }
+            | State::Resolving(_)
             | State::Waiting
             | State::Executing
+            | State::Probing(_)
             | State::Over => self.on_store_failed(),
         }
     }
@@ -340,7 +389,8 @@ impl Exchange {
     pub fn on_store_failed(&mut self) -> Step {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Claiming(claimed) if planted(Bug::FailOpen) => self.execute(claimed),
-            State::Asking => self.refuse(ProblemType::StoreUnavailable),
+            // Whether what the origin said is kept now or later makes no difference: it is true.
+            State::Asking | State::Resolving(_) => self.refuse(ProblemType::StoreUnavailable),
             State::Guarding(claimed) if planted(Bug::GuardFailOpen) => self.execute(claimed),
             // If the claim was applied after all, nothing was executed under it (I7). If the guard was taken after all, it names
             // an owner that is not there, which is as good as free.
@@ -360,7 +410,9 @@ impl Exchange {
                 self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
             }
             State::Settling { executed, attempt, warning } => self.end(own(&executed, attempt, warning)),
-            State::Waiting | State::Executing | State::Over => unreachable!("the store was not asked"),
+            State::Waiting | State::Executing | State::Probing(_) | State::Over => {
+                unreachable!("the store was not asked")
+            }
         }
     }
 
@@ -399,6 +451,34 @@ impl Exchange {
         }
     }
 
+    /// The origin was asked, and has answered, or not.
+    pub fn on_probed(&mut self, probed: Probed) -> Step {
+        let State::Probing(seen) = std::mem::replace(&mut self.state, State::Over) else {
+            unreachable!("no probe was asked for")
+        };
+        // What has not arrived by then never will; before, "not there" says nothing of what is on its way.
+        let is_over = seen.age >= self.rules.probe_after || planted(Bug::ProbeBelievedTooEarly);
+        match probed {
+            Probed::Found(Kept::Reply(reply)) if planted(Bug::FoundIsNotKept) => self.end(Answer::Replay(reply)),
+            Probed::Found(kept) => {
+                let mut put = self.put(seen.attempt, Phase::Completed { kept, replay_for: self.rules.replay_for });
+                // It happened under the guard that was held then.
+                put.record.guard = seen.guard;
+                self.state = State::Resolving(put.clone());
+                let expect = Some(seen.stamp).filter(|_| !planted(Bug::BlindResolve));
+                Step::Swap { register: Which::Record, swap: Swap { expect, put: Some(put) } }
+            }
+            // Not the first attempt, although none before had an effect: a key that were freed after this one could be
+            // claimed by the repeated swap of the first, under the stamp that somebody else saw before.
+            Probed::Absent if is_over => self.take_over(seen, seen.attempt.saturating_add(1), None),
+            Probed::Undecided if planted(Bug::UndecidedIsAbsent) => {
+                self.take_over(seen, seen.attempt.saturating_add(1), None)
+            }
+            // Another who asked meanwhile may have been told more.
+            Probed::Absent | Probed::Undecided => self.ask(),
+        }
+    }
+
     fn claim(&mut self, expect: Option<Stamp>, attempt: u32, warning: Option<Warning>) -> Step {
         // A key that changes hands faster than it can be claimed is in flight, for all this request can tell.
         let Some(claims_left) = self.claims_left.checked_sub(1) else { return self.refuse(ProblemType::InFlight) };
@@ -407,15 +487,37 @@ impl Exchange {
             return self.refuse(ProblemType::InFlight);
         }
         self.claims_left = claims_left;
-        let swap = if self.no_claim(expect).is_some() && !planted(Bug::IncompleteIsUnguarded) {
-            self.state = State::Asking;
-            Swap { expect: None, put: None }
-        } else {
-            let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
-            self.state = State::Claiming(Claimed { attempt, stamp: put.stamp, warning });
-            Swap { expect, put: Some(put) }
-        };
-        Step::Swap { register: Which::Record, swap }
+        if self.no_claim(expect).is_some() && !planted(Bug::IncompleteIsUnguarded) {
+            return self.ask();
+        }
+        let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
+        self.state = State::Claiming(Claimed { attempt, stamp: put.stamp, warning });
+        Step::Swap { register: Which::Record, swap: Swap { expect, put: Some(put) } }
+    }
+
+    fn ask(&mut self) -> Step {
+        self.state = State::Asking;
+        Step::Swap { register: Which::Record, swap: Swap { expect: None, put: None } }
+    }
+
+    /// Replaces the record that was seen, to execute.
+    fn take_over(&mut self, seen: Seen, attempt: u32, warning: Option<Warning>) -> Step {
+        let is_first = attempt == 1;
+        // What may have happened under one guard is not done again under another: the first would be free.
+        let changes_guard = seen.guard.is_some() && seen.guard != self.guard_key();
+        if !is_first && changes_guard && !planted(Bug::TakeOverChangesGuard) {
+            return self.refuse(ProblemType::OutcomeUnknown);
+        }
+        if let Guard::Incomplete(problem) = &self.guard {
+            let problem = if is_first { problem.clone() } else { self::problem(ProblemType::OutcomeUnknown) };
+            return self.end(Answer::Refuse(problem));
+        }
+        // A record past its time, whose key begins a new life.
+        if let (true, Fresh::Refused(problem)) = (is_first, &self.fresh) {
+            let problem = problem.clone();
+            return self.end(Answer::Refuse(problem));
+        }
+        self.claim(Some(seen.stamp).filter(|_| !planted(Bug::BlindTakeOver)), attempt, warning)
     }
 
     /// Why a key may not be claimed where `expect` is.
@@ -531,7 +633,7 @@ impl Exchange {
         let fingerprint = if is_forgotten { Fingerprint::from_bytes([0; Fingerprint::LEN]) } else { self.fingerprint };
         let is_settle = matches!(phase, Phase::Unknown | Phase::Completed { .. });
         let guard = self.guard_key().filter(|_| !(is_settle && planted(Bug::SettleForgetsGuard)));
-        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard } }
+        Put { stamp, record: Record { fingerprint, attempt, phase, retention, guard, about: None } }
     }
 
     fn judge(&mut self, found: &Found) -> Step {
@@ -551,26 +653,14 @@ impl Exchange {
             },
             Decision::OutcomeUnknown => self.refuse(ProblemType::OutcomeUnknown),
             Decision::Mismatch => self.refuse(self.rules.mismatch),
-            // What may have happened under one guard is not done again under another: the first would be free.
-            Decision::TakeOver { attempt: 2.., .. }
-                if found.record.guard.is_some()
-                    && found.record.guard != self.guard_key()
-                    && !planted(Bug::TakeOverChangesGuard) =>
-            {
-                self.refuse(ProblemType::OutcomeUnknown)
-            }
             Decision::TakeOver { attempt, warning } => {
-                if let Guard::Incomplete(problem) = &self.guard {
-                    let problem =
-                        if attempt == 1 { problem.clone() } else { self::problem(ProblemType::OutcomeUnknown) };
-                    return self.end(Answer::Refuse(problem));
-                }
-                // A record past its time, whose key begins a new life.
-                if let (1, Fresh::Refused(problem)) = (attempt, &self.fresh) {
-                    let problem = problem.clone();
-                    return self.end(Answer::Refuse(problem));
-                }
-                self.claim(Some(found.stamp).filter(|_| !planted(Bug::BlindTakeOver)), attempt, warning)
+                self.take_over(Seen::of(found), attempt, warning)
+            }
+            Decision::Probe if self.is_probed => self.refuse_probed(found.age),
+            Decision::Probe => {
+                self.is_probed = true;
+                self.state = State::Probing(Seen::of(found));
+                Step::Probe
             }
         }
     }
@@ -605,6 +695,14 @@ impl Exchange {
             | Phase::Unknown
             | Phase::Held { .. } => self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning }),
         }
+    }
+
+    /// The origin was asked, and it is still unknown: unlike elsewhere, asking again later helps.
+    fn refuse_probed(&mut self, age: Duration) -> Step {
+        let left = self.rules.probe_after.saturating_sub(age).as_millis().div_ceil(1000);
+        let seconds = u32::try_from(left).unwrap_or(u32::MAX).max(RETRY_AFTER_SECONDS);
+        let told = Problem { retry_after: Some(seconds), ..problem(ProblemType::OutcomeUnknown).detail(PROBED_DETAIL) };
+        self.end(Answer::Refuse(told))
     }
 
     fn refuse(&mut self, kind: ProblemType) -> Step {
@@ -644,6 +742,9 @@ fn problem(kind: ProblemType) -> Problem {
     Problem { retry_after, ..Problem::new(kind) }
 }
 
+/// What is told instead of the words of `outcome-unknown`, which advise against another try.
+const PROBED_DETAIL: &str = "The request was sent to the origin and no reply was recorded. The origin was asked what became of it, and its answer does not settle that yet. Repeat this request with the same key after the seconds in Retry-After: the origin is asked again. It was not sent again.";
+
 /// The value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
@@ -665,6 +766,7 @@ mod tests {
         replay_for: Duration::from_hours(24),
         remember_for: Duration::from_hours(720),
         unknown_for: Duration::from_hours(720),
+        probe_after: Duration::ZERO,
     };
     const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
 
@@ -675,7 +777,14 @@ mod tests {
     /// What the store finds when another exchange took the record over.
     fn taken_over(phase: Phase) -> Swapped {
         let stamp = Stamp { exchange: ExchangeId(2), write: 2 };
-        let record = Record { fingerprint: FINGERPRINT, attempt: 2, phase, retention: RULES.unknown_for, guard: None };
+        let record = Record {
+            fingerprint: FINGERPRINT,
+            attempt: 2,
+            phase,
+            retention: RULES.unknown_for,
+            guard: None,
+            about: None,
+        };
         Swapped::Found(Found { stamp, age: Duration::ZERO, abandoned: false, record })
     }
 
@@ -757,7 +866,7 @@ mod tests {
                     exchange.on_swapped(found())
                 }
                 Step::Wait { .. } => exchange.on_waited(Duration::ZERO, None),
-                Step::Execute(_) | Step::Look(_) | Step::GiveBack { .. } => panic!("nothing was claimed"),
+                Step::Execute(_) | Step::Look(_) | Step::Probe | Step::GiveBack { .. } => panic!("nothing was claimed"),
                 Step::Answer(answer) => break answer,
             };
         };

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use crate::wire::{SfStringError, read_sf_string};
+use crate::wire::{SfStringError, read_sf_string, write_sf_string};
 
 /// Where the key of a route is, and what identifies the operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +22,8 @@ pub enum KeyRule {
         presence: Presence,
         /// What an attempt number at the end of the key means.
         attempt_suffix: AttemptSuffix,
+        /// How the origin is sent it.
+        sent: Sent,
     },
     /// A member of the JSON content: a client-supplied resource id (E2).
     Member {
@@ -84,6 +86,22 @@ pub enum AttemptSuffix {
     /// `<stem>-attempt-<n>` is looked up by its stem, so that a client that counts its attempts in the key still has one
     /// operation (Q1); it is warned.
     Stem,
+}
+
+/// How the key of a header is sent on to the origin.
+///
+/// One key has several spellings: quoted or bare, a UUID in capitals, an attempt number that does not count. Here they are
+/// one; an origin that knows keys by their characters takes them for several, and its effect would happen again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sent {
+    /// Byte for byte as the client sent it.
+    AsReceived,
+    /// The canonical form without quotes, as nearly every API expects it. A key with a space, comma or quote is quoted
+    /// nevertheless.
+    Bare,
+    /// The canonical form as a structured-field string (draft section 2.1).
+    Quoted,
 }
 
 /// A JSON Pointer (RFC 6901) to a member, such as `/orderId`.
@@ -270,6 +288,17 @@ impl Key {
         // spellings for two operations is told key-reused, not given a second effect.
         let text = uuid.map_or(text, |uuid| uuid.hyphenated().to_string());
         Ok(Key { kind, text, is_stem: false })
+    }
+
+    /// The field value by which an origin is sent this key; `None`: whatever the client sent.
+    pub(crate) fn to_send(&self, sent: Sent) -> Option<HeaderValue> {
+        let is_plain = self.text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b','));
+        let value = match sent {
+            Sent::AsReceived => return None,
+            Sent::Bare if is_plain => self.text.clone(),
+            Sent::Bare | Sent::Quoted => write_sf_string(&self.text).expect("a key is printable ASCII"),
+        };
+        Some(HeaderValue::try_from(value).expect("printable ASCII is a field value"))
     }
 
     /// When the key was minted, as time since the Unix epoch, if it is a UUID of version 7.

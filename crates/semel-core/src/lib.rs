@@ -11,6 +11,7 @@
 //! - [`decide`]: the table of what a record that was found means for a request;
 //! - [`exchange`]: the state machine of one request, from claim to answer;
 //! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
+//! - [`settle`]: what an operator may say of an outcome that nobody knows;
 //! - [`retry`]: what a client may conclude from what it saw;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
@@ -32,4 +33,5 @@ pub mod register;
 pub mod release;
 pub mod retry;
 pub mod scope;
+pub mod settle;
 pub mod wire;

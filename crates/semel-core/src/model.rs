@@ -26,6 +26,8 @@
 mod digest;
 mod explore;
 mod guards;
+mod operator;
+mod told;
 
 use std::{
     cell::RefCell,
@@ -43,16 +45,17 @@ use explore::{
     Invariant::{I1, I2, I3, I4, I5, I6},
     Move, ensure, explore, swap_in,
 };
+use operator::Operator;
 
 use crate::{
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Guard, Permit, Step},
+    exchange::{Exchange, Executed, Guard, Permit, Probed, Step},
     fingerprint::Fingerprint,
     planted::{Bug, Planted},
     policy::{Effect, OnCompleted, OnExpired, OnMismatch, OnUnknown},
     record::{ExchangeId, Kept, Phase, Reply},
     register::{Found, Swap, Swapped},
-    wire::{KeyStatus, Problem, ProblemType, Warning},
+    wire::ProblemType,
 };
 
 #[test]
@@ -91,13 +94,18 @@ fn no_interleaving_breaks_an_invariant() {
         expired = forgotten, 2 + 1: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
         all that executes, 2 + 1: lost outcome-unknown, own, own released, own unkept, own unknown, own, warned, own, warned released, own, warned unkept, own, warned unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse reply-gone, refuse store-unavailable, replay
         refuse, 4 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
+        probe, 3 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
+        probe, 2 same + 1 other: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
+        wait and probe, 2 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
     "#]].assert_eq(&told);
 }
 
 #[test]
 fn every_planted_bug_is_caught() {
     let mut table = String::new();
-    for bug in Bug::ALL {
+    for bug in Bug::ALL.into_iter().chain(Bug::OF_PROBES) {
+        let is_of_probes = Bug::OF_PROBES.contains(&bug);
+        let configurations = || configurations().into_iter().filter(|config| !is_of_probes || probes(config));
         let _planted = Planted::new(bug);
         // The fewest faults first: most bugs need few, and few are quick.
         let caught = (0..=2).flat_map(|faults_max| configurations().map(move |config| Config { faults_max, ..config }));
@@ -137,6 +145,10 @@ fn every_planted_bug_is_caught() {
         UnconfirmedSaysReleased    I3  a reply was told that is not there                         refuse, 3 same, 1 moves
         BlindGiveBack              I6  a key stays refused though all is known of it              refuse, 3 same, 4 moves
         RetryFreesKey              I6  a key is free while it is being executed                   re-execute, 3 same, 5 moves
+        ProbeBelievedTooEarly      I1  the effect happened twice                                  probe, 3 same, 7 moves
+        UndecidedIsAbsent          I1  the effect happened twice                                  probe, 3 same, 7 moves
+        FoundIsNotKept             I3  a reply was replayed that never was durable                probe, 3 same, 5 moves
+        BlindResolve               I6  a newcomer is not told the truth                           probe, 3 same, 5 moves
     "#]].assert_eq(&table);
 }
 
@@ -154,13 +166,15 @@ struct Config {
     faults_max: u8,
     /// How often a record may outlive its retention.
     forgets_max: u8,
+    operator: Operator,
 }
 
 const LEASE: Duration = Duration::from_secs(1);
 const REPLAY_FOR: Duration = Duration::from_secs(2);
 const RETENTION: Duration = Duration::from_secs(3);
+const PROBE_AFTER: Duration = Duration::from_secs(2);
 
-fn configurations() -> [Config; 14] {
+fn configurations() -> [Config; 19] {
     let rules = Rules {
         on_unknown: OnUnknown::Refuse,
         on_completed: OnCompleted::Replay,
@@ -172,9 +186,14 @@ fn configurations() -> [Config; 14] {
         replay_for: REPLAY_FOR,
         remember_for: RETENTION,
         unknown_for: RETENTION,
+        probe_after: PROBE_AFTER,
     };
-    let config =
-        |name, fingerprints, faults_max, rules| Config { name, rules, fingerprints, faults_max, forgets_max: 1 };
+    let probe = Rules { on_unknown: OnUnknown::Probe, ..rules };
+    let config = |name, fingerprints, faults_max, rules| {
+        let operator = Operator::Away;
+        Config { name, rules, fingerprints, faults_max, forgets_max: 1, operator }
+    };
+    let operated = |config| Config { operator: Operator::Here, ..config };
     let wait_max = Duration::from_millis(10);
     [
         config("refuse, 3 same", &[1, 1, 1], 4, rules),
@@ -211,7 +230,31 @@ fn configurations() -> [Config; 14] {
             Rules { on_unknown: OnUnknown::Reexecute, on_expired: OnExpired::Execute, ..rules },
         ),
         config("refuse, 4 same", &[1, 1, 1, 1], 3, rules),
+        operated(config("operated, 2 same + 1 other", &[1, 1, 9], 2, rules)),
+        operated(config(
+            "operated re-execute, 2 same",
+            &[1, 1],
+            3,
+            Rules { on_unknown: OnUnknown::Reexecute, ..rules },
+        )),
+        // An origin knows nothing of retentions, so none passes here.
+        Config { forgets_max: 0, ..config("probe, 3 same", &[1, 1, 1], 2, probe) },
+        Config { forgets_max: 0, ..config("probe, 2 same + 1 other", &[1, 1, 9], 3, probe) },
+        Config { forgets_max: 0, ..config("wait and probe, 2 same", &[1, 1], 3, Rules { wait_max, ..probe }) },
     ]
+}
+
+/// Whether the origin is asked about an unknown outcome.
+fn probes(config: &Config) -> bool {
+    config.rules.on_unknown == OnUnknown::Probe
+}
+
+/// Whether an effect may happen again.
+fn is_declared_idempotent(config: &Config) -> bool {
+    match config.rules.on_unknown {
+        OnUnknown::Refuse | OnUnknown::Probe => false,
+        OnUnknown::Reexecute | OnUnknown::ForwardKey => true,
+    }
 }
 
 /// What a move does to the world.
@@ -228,6 +271,8 @@ struct World {
     life: usize,
     /// Effects in each life that is not over for everybody.
     effects: [u8; 8],
+    /// Where the origin is probed: attempts that nobody waits for any more, and that may still have their effect.
+    late: u8,
     /// Whose reply was ever durable, one bit each.
     durable: u8,
     faults_left: u8,
@@ -236,6 +281,7 @@ struct World {
     is_reply_told: bool,
     /// Something happened after which a key may stay refused: a crash, a store given up on, an outcome not known.
     is_in_doubt: bool,
+    operator: Operator,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -250,6 +296,8 @@ enum Purpose {
     Claim,
     GiveBack,
     Settle { ran: Ran },
+    /// A settle by an operator; the party is the one whose record it is.
+    Operator,
 }
 
 /// An execution that is over, and what it reported.
@@ -281,6 +329,11 @@ enum Party {
         exchange: Exchange,
         permit: Permit,
         life: usize,
+        reach: Reach,
+    },
+    /// Asks the origin what became of the attempts before.
+    Probing {
+        exchange: Exchange,
     },
     Waiting {
         exchange: Exchange,
@@ -291,6 +344,16 @@ enum Party {
         swap: Swap,
     },
     Over,
+}
+
+/// Whether the request of an execution has reached the origin; where that is not probed, its effect comes with its end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Reach {
+    NotYet,
+    /// It has had its effect.
+    Had,
+    /// It will not: too much time has passed.
+    Never,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -333,11 +396,13 @@ impl explore::World for World {
             air: Vec::new(),
             life: 0,
             effects: [0; 8],
+            late: 0,
             durable: 0,
             faults_left: config.faults_max,
             forgets_left: config.forgets_max,
             is_reply_told: false,
             is_in_doubt: false,
+            operator: config.operator.clone(),
         }
     }
 
@@ -357,10 +422,17 @@ impl explore::World for World {
             out(Move { party, what }, result);
         };
         if let Some(cell) = &self.cell {
-            let ages_to = cell.ages_to();
+            let is_probed = probes(config) && !matches!(cell.record.phase, Phase::Completed { .. });
+            let ages_to = match cell.ages_to() {
+                next if is_probed && cell.age < PROBE_AFTER => next.min(PROBE_AFTER),
+                next => next,
+            };
             if ages_to < cell.record.retention {
                 go(None, "the record ages", 0, &|w| {
                     w.cell = Some(Hashed::new(Cell { age: ages_to, ..Cell::clone(cell) }));
+                    if is_probed && ages_to >= PROBE_AFTER {
+                        w.nothing_arrives_any_more();
+                    }
                     Ok(())
                 });
             } else if self.forgets_left > 0 && !self.is_asked_again() {
@@ -372,6 +444,12 @@ impl explore::World for World {
                     Ok(())
                 });
             }
+        }
+        if self.late > 0 {
+            go(None, "an attempt that nobody waits for has its effect", 0, &|w| {
+                w.late -= 1;
+                w.effect(config, w.life)
+            });
         }
         for (n, ask) in self.air.iter().enumerate() {
             go(Some(ask.party), "a swap given up on arrives", 0, &|w| {
@@ -387,7 +465,17 @@ impl explore::World for World {
                 w.restart();
                 Ok(())
             });
+            let is_on_its_way = |party: &Party| matches!(party, Party::Executing { reach: Reach::NotYet, .. });
+            let on_their_way = self.parties.iter().filter(|party| is_on_its_way(party)).count();
+            if probes(config) && on_their_way > 0 {
+                go(None, "the store is opened again, and what was sent is on its way", 1, &|w| {
+                    w.restart();
+                    w.late += u8::try_from(on_their_way).expect("few exchanges");
+                    Ok(())
+                });
+            }
         }
+        self.moves_of_operator(config, &mut |what, fault, change| go(None, what, fault, change));
         for (i, party) in self.parties.iter().enumerate() {
             self.moves_of(config, i, party, &mut |what, fault, change| go(Some(i), what, fault, change));
         }
@@ -475,11 +563,45 @@ impl World {
                     Ok(())
                 });
             }
-            Party::Executing { exchange, permit, life } => {
-                let life = *life;
+            Party::Executing { exchange, permit, life, reach } => {
+                let (life, reach) = (*life, *reach);
+                if probes(config) && reach == Reach::NotYet {
+                    go("the effect happens, and the reply is to come", 1, &|w| {
+                        let (exchange, permit) = (exchange.clone(), permit.clone());
+                        w.parties[i] = Hashed::new(Party::Executing { exchange, permit, life, reach: Reach::Had });
+                        w.effect(config, life)
+                    });
+                    for (what, executed) in [
+                        ("no reply, and the effect is to come", Some(Executed::Unknown)),
+                        ("crashes, and the effect is to come", None),
+                    ] {
+                        go(what, 1, &|w| {
+                            w.late += 1;
+                            w.is_in_doubt = true;
+                            let Some(executed) = &executed else {
+                                w.parties[i] = Hashed::new(Party::Over);
+                                return Ok(());
+                            };
+                            let mut exchange = exchange.clone();
+                            let step = exchange.on_executed(permit.clone(), executed.clone());
+                            let Step::Swap { swap, .. } = step else { panic!("an execution is settled") };
+                            let purpose = Purpose::Settle { ran: Ran { life, outcome: Outcome::Unknown } };
+                            w.parties[i] = Hashed::new(Party::Asking { exchange, swap, purpose, asks: Asks::Once });
+                            Ok(())
+                        });
+                    }
+                }
+                let may_end_with = |effect: Effect| match reach {
+                    Reach::NotYet => true,
+                    Reach::Had => effect == Effect::Happened,
+                    Reach::Never => effect != Effect::Happened,
+                };
                 let mut ends = |what, fault, effect: Effect, outcome: Outcome, executed: &dyn Fn() -> Executed| {
+                    if !may_end_with(effect) {
+                        return;
+                    }
                     go(what, fault, &|w| {
-                        if effect == Effect::Happened {
+                        if effect == Effect::Happened && reach == Reach::NotYet {
                             w.effect(config, life)?;
                         }
                         w.is_in_doubt |= matches!(outcome, Outcome::Unclear | Outcome::Unknown);
@@ -510,11 +632,11 @@ impl World {
                 ends("not sent", 1, Effect::None, Outcome::NotSent, &|| Executed::NotSent);
                 ends("no reply, without effect", 1, Effect::None, Outcome::Unknown, &|| Executed::Unknown);
                 ends("no reply, with effect", 1, Effect::Happened, Outcome::Unknown, &|| Executed::Unknown);
-                for (what, effect) in
-                    [("crashes before the effect", Effect::None), ("crashes after the effect", Effect::Happened)]
-                {
+                let crashes =
+                    [("crashes before the effect", Effect::None), ("crashes after the effect", Effect::Happened)];
+                for (what, effect) in crashes.into_iter().filter(|(_, effect)| may_end_with(*effect)) {
                     go(what, 1, &|w| {
-                        if effect == Effect::Happened {
+                        if effect == Effect::Happened && reach == Reach::NotYet {
                             w.effect(config, life)?;
                         }
                         w.is_in_doubt = true;
@@ -536,6 +658,25 @@ impl World {
                 go("the claim is not given back, or too late", 0, &|w| {
                     w.is_in_doubt = true;
                     w.air.push(ask.clone());
+                    w.parties[i] = Hashed::new(Party::Over);
+                    Ok(())
+                });
+            }
+            Party::Probing { exchange } => {
+                let mut told = |what, fault, probed: Probed| {
+                    go(what, fault, &|w| {
+                        let mut exchange = exchange.clone();
+                        let step = exchange.on_probed(probed.clone());
+                        w.go_on(config, i, exchange, step)
+                    });
+                };
+                // The origin tells the truth of this moment, or nothing.
+                match self.effects[self.life] {
+                    0 => told("the origin knows nothing of it", 0, Probed::Absent),
+                    1.. => told("the origin says that it happened", 0, Probed::Found(Kept::Reply(reply_of(i)))),
+                }
+                told("the origin does not say", 1, Probed::Undecided);
+                go("it crashes while it asks the origin", 1, &|w| {
                     w.parties[i] = Hashed::new(Party::Over);
                     Ok(())
                 });
@@ -577,6 +718,12 @@ impl World {
                 let own = before.as_ref().is_some_and(|cell| cell.stamp.exchange.0 == ask.party as u128 + 1);
                 ensure(own, I5, "who no longer holds the record changed it")?;
             }
+            (Purpose::Operator, before) => {
+                let before = before.as_ref().expect("an operator settles what is there");
+                let known = matches!(before.record.phase, Phase::Completed { .. });
+                ensure(!known, I2, "a completed record was replaced")?;
+                ensure(Some(before.stamp) == ask.swap.expect, I5, "an operator changed what was not shown")?;
+            }
             (Purpose::Claim, None) => {}
             (Purpose::Claim, Some(cell)) => match &cell.record.phase {
                 Phase::Completed { replay_for, .. } => {
@@ -594,6 +741,8 @@ impl World {
                     );
                     ensure(!(cell.is_running() && is_owned), I1, "a claim in flight was taken over")?;
                     ensure(config.rules.on_unknown != OnUnknown::Refuse, I1, "an unknown outcome was executed again")?;
+                    let is_resolved = matches!(&self.cell, Some(cell) if matches!(cell.record.phase, Phase::Completed { .. }));
+                    ensure(!is_resolved || self.effects[self.life] > 0, I3, "it is kept as done and is not")?;
                     let same = cell.record.fingerprint == fingerprint(config, ask.party);
                     ensure(same, I4, "another request took the record over")?;
                 }
@@ -608,18 +757,37 @@ impl World {
         } else {
             ensure(self.effects[self.life] == 0, I6, "a key is free although its effect happened")?;
             ensure(!self.is_executing(self.life), I6, "a key is free while it is being executed")?;
+            ensure(self.late == 0, I6, "a key is free while its effect may still happen")?;
         }
         Ok(swapped)
     }
 
     fn effect(&mut self, config: &Config, life: usize) -> Checked {
         self.effects[life] += 1;
-        let once = self.effects[life] <= 1 || config.rules.on_unknown != OnUnknown::Refuse;
+        let once = self.effects[life] <= 1 || is_declared_idempotent(config);
         ensure(once, I1, "the effect happened twice")
     }
 
     fn is_executing(&self, in_life: usize) -> bool {
-        self.parties.iter().any(|party| matches!(&**party, Party::Executing { life, .. } if *life == in_life))
+        self.parties.iter().any(|party| match &**party {
+            Party::Executing { life, reach, .. } => *life == in_life && *reach != Reach::Never,
+            Party::Asking { .. }
+            | Party::Probing { .. }
+            | Party::Waiting { .. }
+            | Party::GivingBack { .. }
+            | Party::Over => false,
+        })
+    }
+
+    /// What a route promises that sets [`ProbeRule::after`](crate::policy::ProbeRule::after).
+    fn nothing_arrives_any_more(&mut self) {
+        self.late = 0;
+        for party in &mut self.parties {
+            if let Party::Executing { exchange, permit, life, reach: Reach::NotYet } = &**party {
+                let (exchange, permit, life) = (exchange.clone(), permit.clone(), *life);
+                *party = Hashed::new(Party::Executing { exchange, permit, life, reach: Reach::Never });
+            }
+        }
     }
 
     /// An exchange made its step after an answer of the store, or none.
@@ -629,7 +797,10 @@ impl World {
                 let claimed = self.cell.as_ref().map(|cell| cell.stamp) == ask.swap.put.as_ref().map(|put| put.stamp);
                 ensure(claimed && self.cell.is_some(), I3, "an execution began without its claim")?;
                 let life = self.life;
-                self.parties[ask.party] = Hashed::new(Party::Executing { exchange, permit, life });
+                // A driver whose claim took that long to be confirmed sends nothing any more.
+                let is_late = probes(config) && self.cell.as_ref().is_some_and(|cell| cell.age >= PROBE_AFTER);
+                let reach = if is_late { Reach::Never } else { Reach::NotYet };
+                self.parties[ask.party] = Hashed::new(Party::Executing { exchange, permit, life, reach });
                 Ok(())
             }
             (Step::Answer(answer), Purpose::Settle { ran }) => {
@@ -637,10 +808,11 @@ impl World {
                 self.check_answer(config, ask.party, Some(ran), &answer)
             }
             (step, Purpose::Claim) => self.go_on(config, ask.party, exchange, step),
-            (_, Purpose::GiveBack) => panic!("the exchange is over before its claim is given back"),
-            (Step::Swap { .. } | Step::Look(_) | Step::Wait { .. } | Step::GiveBack { .. }, Purpose::Settle { .. }) => {
-                panic!("a settle is the last swap")
-            }
+            (_, Purpose::GiveBack | Purpose::Operator) => panic!("the exchange is over then, or not concerned"),
+            (
+                Step::Swap { .. } | Step::Look(_) | Step::Probe | Step::Wait { .. } | Step::GiveBack { .. },
+                Purpose::Settle { .. },
+            ) => panic!("a settle is the last swap"),
         }
     }
 
@@ -657,6 +829,7 @@ impl World {
                 ensure(there == Some(seen), I6, "a waiter waits for what is not there")?;
                 Party::Waiting { exchange, at_most }
             }
+            Step::Probe => Party::Probing { exchange },
             Step::Answer(answer) => {
                 self.check_answer(config, i, None, &answer)?;
                 Party::Over
@@ -670,139 +843,6 @@ impl World {
         };
         self.parties[i] = Hashed::new(party);
         Ok(())
-    }
-
-    fn check_answer(&mut self, config: &Config, i: usize, ran: Option<Ran>, answer: &Answer) -> Checked {
-        let outcome = ran.map(|ran| ran.outcome);
-        let words = match answer {
-            Answer::Own { status, warning: None } => ("own", status.map_or("", KeyStatus::as_str)),
-            Answer::Own { status, warning: Some(_) } => ("own, warned", status.map_or("", KeyStatus::as_str)),
-            Answer::Replay(_) => ("replay", ""),
-            Answer::Refuse(problem) => ("refuse", problem.kind.code()),
-            Answer::Lost(problem) => ("lost", problem.kind.code()),
-        };
-        TOLD.with_borrow_mut(|told| told.insert(words));
-        match answer {
-            Answer::Own { status, .. } => {
-                let replied = matches!(outcome, Some(Outcome::Happened | Outcome::None | Outcome::Unclear));
-                ensure(replied, I3, "a reply was told that is not there")?;
-                match status {
-                    None => {
-                        ensure(self.durable & (1 << i) != 0, I3, "a reply was told as kept that never was durable")?;
-                        self.is_reply_told = true;
-                    }
-                    Some(KeyStatus::Released) => {
-                        ensure(outcome == Some(Outcome::None), I3, "a key was told to be free after an effect")?;
-                        ensure(self.cell.is_none(), I3, "a key was told to be free that is not")?;
-                        ensure(self.effects[self.life] == 0, I3, "a key was told to be free after an effect")?;
-                    }
-                    Some(KeyStatus::Unkept) => {}
-                    Some(KeyStatus::Unknown) => {
-                        ensure(outcome != Some(Outcome::Happened), I3, "an effect that happened was told as unknown")?;
-                    }
-                    Some(KeyStatus::Absent | KeyStatus::Ignored) => panic!("an exchange has a key"),
-                }
-            }
-            Answer::Replay(reply) => {
-                self.check_told_of(config, i, reply.status)?;
-                self.is_reply_told = true;
-            }
-            Answer::Refuse(problem) => {
-                let executed = !matches!(outcome, None | Some(Outcome::NotSent));
-                ensure(!executed, I3, "a refusal after an execution")?;
-                self.check_refusal(config, i, problem)?;
-            }
-            Answer::Lost(_) => {
-                ensure(outcome == Some(Outcome::Unknown), I3, "an outcome was told as lost that is known")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_told_of(&self, config: &Config, i: usize, status: u16) -> Checked {
-        let whose = usize::from(status - STATUS_OF_FIRST);
-        ensure(self.durable & (1 << whose) != 0, I3, "a reply was replayed that never was durable")?;
-        ensure(config.fingerprints[whose] == config.fingerprints[i], I4, "another request's reply was told")
-    }
-
-    /// Refusals after a claim speak of the record that is there now.
-    fn check_refusal(&self, config: &Config, i: usize, problem: &Problem) -> Checked {
-        let same = self.cell.as_ref().map(|cell| cell.record.fingerprint == fingerprint(config, i));
-        let phase = self.cell.as_ref().map(|cell| &cell.record.phase);
-        if let Some(status) = problem.original_status {
-            self.check_told_of(config, i, status)?;
-        }
-        match problem.kind {
-            ProblemType::OutcomeUnknown => {
-                ensure(same == Some(true), I4, "another request learned of an unknown outcome")?;
-                let unknown = matches!(phase, Some(Phase::InFlight { .. } | Phase::Unknown));
-                ensure(unknown, I3, "an outcome that is known was told as unknown")
-            }
-            ProblemType::ResourceExists | ProblemType::ReplyGone => {
-                ensure(matches!(phase, Some(Phase::Completed { .. })), I3, "it was told as done and is not")
-            }
-            kind if kind == config.rules.mismatch => {
-                ensure(same == Some(false), I4, "a retry was told to be another request")
-            }
-            // A key that changes hands quickly is in flight without being so at this moment.
-            ProblemType::InFlight | ProblemType::StoreUnavailable | ProblemType::OriginUnavailable => Ok(()),
-            kind => panic!("an exchange does not say {kind:?}"),
-        }
-    }
-
-    /// Sends one more request, alone and without faults, and compares what it is told with the truth.
-    fn check_newcomer(&self, config: &Config, fingerprint: Fingerprint) -> Checked {
-        const ME: usize = 7;
-        let (mut exchange, mut step) =
-            Exchange::open(config.rules, fingerprint, ExchangeId(ME as u128 + 1), Guard::Unguarded);
-        let mut cell = self.cell.clone();
-        let answer = loop {
-            step = match step {
-                Step::Swap { swap, .. } => exchange.on_swapped(swap_in(&mut cell, &swap)),
-                Step::Execute(permit) => {
-                    let kept = Kept::Reply(reply_of(ME));
-                    exchange.on_executed(permit, Executed::Replied { kept, effect: Effect::Happened })
-                }
-                Step::Wait { at_most, .. } => exchange.on_waited(at_most, None),
-                Step::Look(_) => panic!("nothing is guarded here"),
-                Step::GiveBack { .. } => panic!("the store does not fail here"),
-                Step::Answer(answer) => break answer,
-            };
-        };
-        let executes = |warning| Told::Executed(warning);
-        let truth = match &self.cell {
-            None => executes(None),
-            Some(cell) => match &cell.record.phase {
-                Phase::Completed { replay_for, .. }
-                    if cell.age >= *replay_for && config.rules.on_expired == OnExpired::Execute =>
-                {
-                    executes(Some(Warning::Expired))
-                }
-                _ if cell.record.fingerprint != fingerprint => Told::Refused(config.rules.mismatch),
-                Phase::Completed { .. } if config.rules.on_completed == OnCompleted::Conflict => {
-                    Told::Refused(ProblemType::ResourceExists)
-                }
-                Phase::Completed { kept: Kept::Reply(reply), replay_for } if cell.age < *replay_for => {
-                    Told::Replayed(reply.status)
-                }
-                Phase::Completed { .. } => Told::Refused(ProblemType::ReplyGone),
-                Phase::Held { .. } => panic!("nothing is guarded here"),
-                Phase::InFlight { .. } if cell.is_running() => Told::Refused(ProblemType::InFlight),
-                Phase::InFlight { .. } | Phase::Unknown => match config.rules.on_unknown {
-                    OnUnknown::Refuse => Told::Refused(ProblemType::OutcomeUnknown),
-                    OnUnknown::Reexecute | OnUnknown::ForwardKey => executes(None),
-                },
-            },
-        };
-        let told = match &answer {
-            Answer::Own { status: None, warning } => Told::Executed(*warning),
-            Answer::Own { .. } | Answer::Lost(_) => return Err((I6, "a newcomer executed and nothing is kept")),
-            Answer::Replay(reply) => Told::Replayed(reply.status),
-            Answer::Refuse(problem) => Told::Refused(problem.kind),
-        };
-        let other = Told::Refused(config.rules.mismatch);
-        ensure(told == truth || truth != other, I4, "another request learned more than that it is another")?;
-        ensure(told == truth, I6, "a newcomer is not told the truth")
     }
 
     fn restart(&mut self) {
@@ -829,11 +869,4 @@ impl World {
             }
         }
     }
-}
-
-#[derive(PartialEq, Eq, Debug)]
-enum Told {
-    Executed(Option<Warning>),
-    Replayed(u16),
-    Refused(ProblemType),
 }

@@ -60,6 +60,14 @@ pub(crate) enum Bug {
     RefusedIsLeft,
     /// Who gave its claim back executes.
     GivenBackExecutes,
+    /// A probe that finds nothing is believed while an attempt may still be on its way.
+    ProbeBelievedTooEarly,
+    /// A probe that brings no answer counts as one that finds nothing.
+    UndecidedIsAbsent,
+    /// What a probe found is told before it is kept.
+    FoundIsNotKept,
+    /// What a probe found is kept without saying which stamp it replaces.
+    BlindResolve,
     /// The guard is taken before the key is claimed.
     GuardBeforeIdentity,
     /// A guard that names another owner is taken without a look at the owner.
@@ -90,12 +98,16 @@ pub(crate) enum Bug {
     ReleaseLooksOnce,
     /// A release deletes the guard whatever its stamp.
     ReleaseIsBlind,
+    /// An operator settles what may still be executing.
+    OperatorSettlesRunning,
+    /// An operator settles what is known.
+    OperatorSettlesKnown,
 }
 
 #[cfg(test)]
 impl Bug {
     /// All that take a single key.
-    pub(crate) const ALL: [Bug; 27] = [
+    pub(crate) const ALL: [Bug; 29] = [
         Bug::PhaseBeforeFingerprint,
         Bug::FailOpen,
         Bug::UnknownIsNotSent,
@@ -123,7 +135,13 @@ impl Bug {
         Bug::UnconfirmedSaysReleased,
         Bug::BlindGiveBack,
         Bug::RetryFreesKey,
+        Bug::OperatorSettlesRunning,
+        Bug::OperatorSettlesKnown,
     ];
+
+    /// Those that take an origin that is probed.
+    pub(crate) const OF_PROBES: [Bug; 4] =
+        [Bug::ProbeBelievedTooEarly, Bug::UndecidedIsAbsent, Bug::FoundIsNotKept, Bug::BlindResolve];
 
     /// Those that take a guard.
     pub(crate) const OF_GUARDS: [Bug; 19] = [

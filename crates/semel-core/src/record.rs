@@ -49,6 +49,48 @@ pub struct Record {
     /// The guard that this operation is to hold, on a guarded route: by it a release finds the guard from its owner, and
     /// a guard that names an owner which has another guard by now is known to be stale.
     pub guard: Option<RecordKey>,
+    /// What operators may see of it. An exchange knows nothing of it: whoever drives one puts it on what it writes.
+    pub about: Option<Arc<About>>,
+}
+
+/// What operators may see of a record: no key, no credential, no content.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct About {
+    /// The template of its route ([`crate::policy::RoutePolicy::name`]).
+    pub route: String,
+    /// Who asked ([`crate::scope::Principal::label`]).
+    pub principal: [u8; PRINCIPAL_LABEL_LEN],
+    /// The trace that the request which wrote it was part of.
+    pub trace: Option<TraceContext>,
+}
+
+/// The length of a principal's label in bytes: enough to tell the callers of one gateway apart.
+pub const PRINCIPAL_LABEL_LEN: usize = 8;
+
+/// Where a request stands in a trace (W3C Trace Context, `traceparent`). Neither id is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TraceContext {
+    /// The whole trace.
+    pub trace_id: u128,
+    /// The caller's span in it.
+    pub span_id: u64,
+}
+
+impl TraceContext {
+    /// Reads a `traceparent` of any version that begins as version 00 does (W3C Trace Context section 3.2); `None` for
+    /// anything else, which is as good as no trace.
+    pub fn parse(traceparent: &str) -> Option<TraceContext> {
+        let mut parts = traceparent.trim().split('-');
+        let mut hex = |len: usize| {
+            let part = parts.next()?;
+            let is_hex = part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            u128::from_str_radix(part, 16).ok().filter(|_| is_hex)
+        };
+        let (version, trace_id, span_id, _flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+        let is_whole = version != 0 || parts.next().is_none();
+        let span_id = u64::try_from(span_id).ok()?;
+        (is_whole && version != 0xff && trace_id != 0 && span_id != 0).then_some(TraceContext { trace_id, span_id })
+    }
 }
 
 /// Where an operation stands.
@@ -174,14 +216,28 @@ impl Record {
             Phase::Completed { kept: Kept::Omitted { .. }, .. } => TAG_OMITTED,
             Phase::Held { .. } => TAG_HELD,
         };
-        let tag = if self.guard.is_some() { tag | GUARDED } else { tag };
-        out.put_u8(if tag > TAG_OMITTED { FORMAT } else { FORMAT_UNGUARDED });
-        out.put_u8(tag);
+        let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
+        let trace = self.about.as_ref().and_then(|about| about.trace);
+        out.put_u8(FORMAT);
+        out.put_u8(
+            tag | flag(self.guard.is_some(), GUARDED)
+                | flag(self.about.is_some(), ABOUT)
+                | flag(trace.is_some(), TRACED),
+        );
         out.put_slice(self.fingerprint.as_bytes());
         out.put_u32_le(self.attempt);
         out.put_u64_le(millis(self.retention));
         if let Some(guard) = &self.guard {
             out.put_slice(guard.as_bytes());
+        }
+        if let Some(about) = &self.about {
+            put_len(out, about.route.len());
+            out.put_slice(about.route.as_bytes());
+            out.put_slice(&about.principal);
+        }
+        if let Some(TraceContext { trace_id, span_id }) = trace {
+            out.put_u128_le(trace_id);
+            out.put_u64_le(span_id);
         }
         match &self.phase {
             Phase::InFlight { lease } => out.put_u64_le(millis(*lease)),
@@ -216,15 +272,15 @@ impl Record {
     /// Bytes that do not decode are an error and never "absent" (I11).
     pub fn decode(bytes: Bytes) -> Result<Record, DecodeError> {
         let mut r = Reader(bytes);
-        let format = r.u8()?;
-        match format {
-            FORMAT | FORMAT_UNGUARDED => {}
-            newer if newer > FORMAT => return Err(DecodeError::NewerFormat { found: newer, known: FORMAT }),
+        match r.u8()? {
+            FORMAT => {}
+            found if found > FORMAT => return Err(DecodeError::NewerFormat { found, known: FORMAT }),
+            found @ OLDEST_EVER.. => return Err(DecodeError::OlderFormat { found, known: FORMAT }),
             _ => return Err(DecodeError::Malformed("format version")),
         }
         let tag = r.u8()?;
         // Every record has one form only.
-        if (tag > TAG_OMITTED) != (format == FORMAT) {
+        if tag & (ABOUT | TRACED) == TRACED {
             return Err(DecodeError::Malformed("phase tag"));
         }
         let digest: [u8; Fingerprint::LEN] =
@@ -233,7 +289,8 @@ impl Record {
         let attempt = r.u32()?;
         let retention = Duration::from_millis(r.u64()?);
         let guard = if tag & GUARDED == 0 { None } else { Some(r.key()?) };
-        let tag = tag & !GUARDED;
+        let about = if tag & ABOUT == 0 { None } else { Some(Arc::new(r.about(tag & TRACED != 0)?)) };
+        let tag = tag & !(GUARDED | ABOUT | TRACED);
         let phase = match tag {
             TAG_IN_FLIGHT => Phase::InFlight { lease: Duration::from_millis(r.u64()?) },
             TAG_UNKNOWN => Phase::Unknown,
@@ -266,7 +323,7 @@ impl Record {
         if !r.0.is_empty() {
             return Err(DecodeError::Malformed("trailing bytes"));
         }
-        Ok(Record { fingerprint, attempt, phase, retention, guard })
+        Ok(Record { fingerprint, attempt, phase, retention, guard, about })
     }
 }
 
@@ -281,15 +338,23 @@ pub enum DecodeError {
         /// The newest version known here.
         known: u8,
     },
+    /// Written before records had the form that they have now.
+    #[error("record format {found} is older than {known}, the oldest this release reads")]
+    OlderFormat {
+        /// The version in the bytes.
+        found: u8,
+        /// The oldest version known here.
+        known: u8,
+    },
     /// Damaged, or never a record.
     #[error("record bytes are damaged at: {0}")]
     Malformed(&'static str),
 }
 
-/// The newest version of the record format that this release writes: with guards.
-pub const FORMAT: u8 = 2;
-/// The version of records that have nothing to do with a guard, which a release without guards reads too.
-const FORMAT_UNGUARDED: u8 = 1;
+/// The version of the record format that this release writes, and the only one that it reads: no other was released.
+pub const FORMAT: u8 = 3;
+/// The first version there was.
+const OLDEST_EVER: u8 = 1;
 
 const TAG_IN_FLIGHT: u8 = 1;
 const TAG_UNKNOWN: u8 = 2;
@@ -298,6 +363,10 @@ const TAG_OMITTED: u8 = 4;
 const TAG_HELD: u8 = 5;
 /// Added to the tag of a record that has a guard.
 const GUARDED: u8 = 0x80;
+/// Added to the tag of a record that says what it is about.
+const ABOUT: u8 = 0x40;
+/// Added to that when it says of which trace it is a part.
+const TRACED: u8 = 0x20;
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
@@ -324,6 +393,20 @@ impl Reader {
         let bytes = self.take(RecordKey::LEN)?;
         Ok(RecordKey::from_bytes(bytes.as_ref().try_into().expect("took exactly that many bytes")))
     }
+    fn about(&mut self, is_traced: bool) -> Result<About, DecodeError> {
+        let route = String::from_utf8(self.run()?.into()).map_err(|_| DecodeError::Malformed("route"))?;
+        let principal = self.take(PRINCIPAL_LABEL_LEN)?.as_ref().try_into().expect("took exactly that many bytes");
+        let trace = if is_traced {
+            let (trace_id, span_id) = (self.u128()?, self.u64()?);
+            if trace_id == 0 || span_id == 0 {
+                return Err(DecodeError::Malformed("trace"));
+            }
+            Some(TraceContext { trace_id, span_id })
+        } else {
+            None
+        };
+        Ok(About { route, principal, trace })
+    }
     fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.take(1)?[0])
     }
@@ -332,6 +415,9 @@ impl Reader {
     }
     fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.take(4)?.as_ref().try_into().expect("four bytes")))
+    }
+    fn u128(&mut self) -> Result<u128, DecodeError> {
+        Ok(u128::from_le_bytes(self.take(16)?.as_ref().try_into().expect("sixteen bytes")))
     }
     fn u64(&mut self) -> Result<u64, DecodeError> {
         Ok(u64::from_le_bytes(self.take(8)?.as_ref().try_into().expect("eight bytes")))

@@ -150,7 +150,7 @@ const AGE_UNIT: Duration = Duration::from_millis(1);
 pub(crate) const KEY_VARIABLE: &str = "key";
 
 /// A path segment without percent-encoding (RFC 3986 section 2.1).
-fn decoded(segment: &str) -> Option<String> {
+pub(crate) fn decoded(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -212,7 +212,8 @@ mod tests {
         for (phase, age, abandoned, verdict, by_operator) in rows {
             let what = format!("{phase:?} at {age:?}");
             let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
-            let record = Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard) };
+            let record =
+                Record { fingerprint, attempt: 1, phase, retention: seconds(1_000), guard: Some(guard), about: None };
             let stamp = Stamp { exchange: ExchangeId(1), write: 1 };
             let owner = Found { stamp, age, abandoned, record };
             // The request that shows it began ten seconds ago.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::key::Key;
+use crate::{key::Key, record::PRINCIPAL_LABEL_LEN};
 
 /// The secret that turns keys, principals and requests into digests which only its holder can recompute.
 #[derive(Clone)]
@@ -98,6 +98,11 @@ impl Principal {
             Caller::Certificate(subject) => &[b"certificate", subject.as_bytes()],
         };
         Principal(secret.digest("semel principal of a caller 1", parts))
+    }
+
+    /// What operators see of it, in hexadecimal: it tells callers apart, and nothing else about them.
+    pub fn label(&self) -> [u8; PRINCIPAL_LABEL_LEN] {
+        *self.0.first_chunk().expect("a digest has 32 bytes")
     }
 }
 

@@ -21,6 +21,8 @@ pub const GUARD_OVERRIDE: HeaderName = HeaderName::from_static("guard-override")
 pub const REPEATABILITY_FIRST_SENT: HeaderName = HeaderName::from_static("repeatability-first-sent");
 /// `Repeatability-Result: rejected` answers a request whose `Repeatability-First-Sent` is out of the window.
 pub const REPEATABILITY_RESULT: HeaderName = HeaderName::from_static("repeatability-result");
+/// `traceparent`: where a request stands in a trace (W3C Trace Context section 3.2).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Where the policy is published (draft section 2.5.2 demands that it is).
 pub const POLICY_PATH: &str = "/.well-known/idempotency";
 

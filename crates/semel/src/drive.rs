@@ -31,9 +31,10 @@ use tokio::{
 
 use crate::{
     body::Body,
-    event::{Event, Exchanged, Observer},
+    event::{Event, Exchanged, Met, Observer},
     layer::State,
     quota::Reserved,
+    seal::Seals,
     store::{Store, StoreError},
 };
 
@@ -92,7 +93,7 @@ pub(crate) struct Told {
 /// An exchange that has done nothing yet, for what is told of it in the end.
 pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none }
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -112,7 +113,7 @@ pub(crate) async fn drive<F>(
     covered: &Covered,
     (guard, fresh): (Guard, Fresh),
     mut reserved: Option<Reserved>,
-    mut tell: oneshot::Sender<Told>,
+    mut tell: oneshot::Sender<(Told, Exchanged)>,
     execute: impl FnOnce(u32, ExchangeId) -> F,
 ) where
     F: Future<Output = Execution>,
@@ -125,6 +126,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
+    let seals = Seals::of(covered);
     let rules = Rules::from(&*covered.route);
     let (mut exchange, mut step) = Exchange::open_as(rules, covered.fingerprint, id, guard, fresh);
     let mut execute = Some(execute);
@@ -137,6 +139,7 @@ pub(crate) async fn drive<F>(
     loop {
         step = match step {
             Step::Swap { register, swap } if executed.is_none() => {
+                let swap = seals.close(register, swap);
                 let asking_at = Instant::now();
                 let at = match register {
                     // The lease begins with the claim of the key, however long the guard takes.
@@ -148,6 +151,9 @@ pub(crate) async fn drive<F>(
                 };
                 let swapped = claim(&**store, at, &swap, patient_until).await;
                 summary.claim += asking_at.elapsed();
+                if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
+                    summary.met = Some(Met::of(found));
+                }
                 match swapped {
                     Ok(swapped) => exchange.on_swapped(swapped),
                     Err(Unanswered::NotApplied) => exchange.on_store_refused(),
@@ -163,7 +169,8 @@ pub(crate) async fn drive<F>(
                     None => exchange.on_store_failed(),
                 }
             }
-            Step::Swap { swap, .. } => {
+            Step::Swap { register, swap } => {
+                let swap = seals.close(register, swap);
                 let settling_at = Instant::now();
                 let settling = settle(&**store, &key, &swap, claimed_at + covered.route.lease());
                 tokio::pin!(settling);
@@ -208,6 +215,7 @@ pub(crate) async fn drive<F>(
                     () = tell.closed() => return,
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
+                summary.met = found.as_ref().map(Met::of).or(summary.met);
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
@@ -215,6 +223,7 @@ pub(crate) async fn drive<F>(
                 tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
+                let swap = seals.close(Which::Record, swap);
                 if !give_back(&**store, &key, &swap, claimed_at + covered.route.lease(), giving_back).await {
                     tracing::warn!(target: "semel::store", exchange = %id, "an unconfirmed claim is left to its lease");
                 }
@@ -232,7 +241,7 @@ pub(crate) async fn drive<F>(
 
 /// Tells the answer, and logs it whether or not somebody still listens.
 fn tell_all(
-    tell: oneshot::Sender<Told>,
+    tell: oneshot::Sender<(Told, Exchanged)>,
     observer: Option<&dyn Observer>,
     route: &RoutePolicy,
     answer: Answer,
@@ -243,7 +252,7 @@ fn tell_all(
     let told = Told { answer, response, lost };
     report(observer, &told.event(route, *summary));
     // The client may be gone. The record says all there is to say.
-    let _ = tell.send(told);
+    let _ = tell.send((told, *summary));
 }
 
 impl Told {

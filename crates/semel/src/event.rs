@@ -1,8 +1,13 @@
 //! What happened to requests on covered routes, for whoever counts, remembers or shows it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use semel_core::{policy::RoutePolicy, record::ExchangeId, scope::RecordKey};
+use semel_core::{
+    policy::RoutePolicy,
+    record::{ExchangeId, TraceContext},
+    register::Found,
+    scope::RecordKey,
+};
 
 /// Hears of every request on a covered route when its answer is known, whether or not somebody still waits for it.
 ///
@@ -10,6 +15,34 @@ use semel_core::{policy::RoutePolicy, record::ExchangeId, scope::RecordKey};
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A request was answered.
     fn answered(&self, event: &Event<'_>);
+
+    /// A request passed through without protection.
+    fn passed(&self, _why: Passed) {}
+}
+
+/// Two who hear of everything.
+#[derive(Debug)]
+pub(crate) struct Both(pub Arc<dyn Observer>, pub Arc<dyn Observer>);
+
+impl Observer for Both {
+    fn answered(&self, event: &Event<'_>) {
+        self.0.answered(event);
+        self.1.answered(event);
+    }
+
+    fn passed(&self, why: Passed) {
+        self.0.passed(why);
+        self.1.passed(why);
+    }
+}
+
+/// Why a request passed through without protection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passed {
+    /// No route covers it, or its route has no use for its key.
+    NotCovered,
+    /// It has no key, and its route lets that pass.
+    WithoutKey,
 }
 
 /// One request that was answered. Never a key, a credential or content.
@@ -40,6 +73,36 @@ pub struct Exchanged {
     pub execute: Duration,
     /// How long the settle took the store.
     pub settle: Duration,
+    /// Another exchange whose record it found under its key: of a replay, the one that is replayed.
+    pub met: Option<Met>,
+}
+
+/// An exchange that was met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Met {
+    /// As logs name it.
+    pub exchange: ExchangeId,
+    /// Where its request stood in a trace.
+    pub trace: Option<TraceContext>,
+}
+
+impl Met {
+    /// Whose record that is.
+    pub(crate) fn of(found: &Found) -> Met {
+        Met { exchange: found.stamp.exchange, trace: found.record.about.as_ref().and_then(|about| about.trace) }
+    }
+}
+
+/// What became of a request on a covered route: an extension of its response, where the request is part of a trace
+/// (it has a `traceparent`), or was refused before the store was asked.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// See [`Event::route`].
+    pub route: Arc<RoutePolicy>,
+    /// See [`Event::decision`].
+    pub decision: &'static str,
+    /// See [`Event::exchange`].
+    pub exchange: Option<Exchanged>,
 }
 
 impl Event<'_> {

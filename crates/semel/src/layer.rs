@@ -38,7 +38,7 @@ use crate::{
     body::{Body, BoxError},
     drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look, report},
     effect::{Lost, NotSent},
-    event::{Event, Observer},
+    event::{Answered, Both, Event, Observer, Passed},
     observe::{Released, Watched, release_by_operator},
     quota::{Quota, Reserved},
     reply::{self, Content},
@@ -144,10 +144,15 @@ impl Semel {
         self.with(|shared| shared.authorize = Some(authorize))
     }
 
-    /// The same, telling `observer` of every request on a covered route.
+    /// The same, telling `observer` of every request, as well as those that hear of them already.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Semel {
-        self.with(|shared| shared.observer = Some(observer))
+        self.with(|shared| {
+            shared.observer = Some(match shared.observer.take() {
+                None => observer,
+                Some(first) => Arc::new(Both(first, observer)),
+            });
+        })
     }
 
     /// The same with another policy: what was claimed under the old one is settled under it, and counts on both sides.
@@ -262,6 +267,7 @@ where
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         match admit::admit(&shared.policy, &head(&parts, None), now) {
             Admission::Pass(status) => {
+                report_passed(shared.observer.as_deref(), status);
                 let watched = shared.watched(&mut parts);
                 let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
                 Box::pin(async move {
@@ -272,8 +278,7 @@ where
                 })
             }
             Admission::Refuse(refused) => {
-                report_refused(shared.observer.as_deref(), &refused.route, &refused.problem);
-                let response = reply::problem(&shared.policy, Some(&refused.route), &refused.problem);
+                let response = refuse(&shared.policy, shared.observer.as_deref(), refused.route, &refused.problem);
                 Box::pin(async move { Ok(response) })
             }
             Admission::Read(admitted) => Box::pin(async move {
@@ -289,6 +294,7 @@ where
                         Ok(exchange(shared, inner, parts, content, covered, watched).await)
                     }
                     Complete::Unprotected(content) => {
+                        report_passed(observer, Some(KeyStatus::Absent));
                         let response = inner.call(Request::from_parts(parts, content)).await?.map(Body::streaming);
                         let mut response = pass_on(&shared, watched, response).await;
                         say_status(&mut response, Some(KeyStatus::Absent));
@@ -370,10 +376,7 @@ where
     B::Error: Into<BoxError>,
 {
     let route = Arc::clone(admitted.route());
-    let refuse = |problem: &Problem| {
-        report_refused(observer, &route, problem);
-        Complete::Refused(reply::problem(policy, Some(&route), problem))
-    };
+    let refuse = |problem: &Problem| Complete::Refused(refuse(policy, observer, Arc::clone(&route), problem));
     let reading = reply::read(&mut body, route.request_body_bytes_max);
     let (content, trailers) = match tokio::time::timeout(route.request_read_max, reading).await {
         Ok(Ok(Content::Whole { content, trailers })) => (content, trailers),
@@ -414,12 +417,12 @@ where
     // Nothing is claimed yet, so a client that vanishes while this is looked up leaves nothing.
     let Some(guard) = resolve(&*shared.store, &shared.secret, covered.guard.take()).await else {
         let problem = Problem::new(ProblemType::StoreUnavailable);
-        report_refused(shared.observer.as_deref(), &covered.route, &problem);
-        return reply::problem(&shared.policy, Some(&covered.route), &problem);
+        return refuse(&shared.policy, shared.observer.as_deref(), covered.route, &problem);
     };
     let (fresh, reserved) = Reserved::of(shared.quota.as_ref(), &covered.principal);
     // Only where replays are authorised is the request needed once it is on its way.
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
+    let is_traced = covered.about.trace.is_some();
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
     // In a box from the start: it is some kilobytes, and spawning would move them about.
@@ -435,13 +438,18 @@ where
         drive(store, state, observer.as_deref(), &covered, (guard, fresh), reserved, tell, execute).await;
     });
     shared.state.running.spawn(exchange);
-    let Ok(told) = told.await else {
+    let Ok((told, exchanged)) = told.await else {
         // Only a bug or a runtime that shuts down ends the task unheard; whether it executed is not known here.
         let problem = Problem::new(ProblemType::OutcomeUnknown);
         return reply::problem_with_status(&shared.policy, StatusCode::INTERNAL_SERVER_ERROR, &problem);
     };
     let is_own = matches!(told.answer, Answer::Own { .. });
-    let response = tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await;
+    let decision = told.event(&asked.route, exchanged).decision;
+    let mut response = tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await;
+    if is_traced {
+        let route = Arc::clone(&asked.route);
+        response.extensions_mut().insert(Answered { route, decision, exchange: Some(exchanged) });
+    }
     // A kept reply shows how things stood when it was kept.
     pass_on(&shared, watched.filter(|_| is_own), response).await
 }
@@ -603,8 +611,28 @@ async fn tell_own(policy: &Policy, authorize: Option<&dyn Authorize>, asked: &As
     }
 }
 
+/// Answers a request that is refused before there is an exchange.
+fn refuse(
+    policy: &Policy,
+    observer: Option<&dyn Observer>,
+    route: Arc<RoutePolicy>,
+    problem: &Problem,
+) -> Response<Body> {
+    report_refused(observer, &route, problem);
+    let mut response = reply::problem(policy, Some(&route), problem);
+    response.extensions_mut().insert(Answered { route, decision: problem.kind.code(), exchange: None });
+    response
+}
+
 /// Reports a request that was refused before there was an exchange.
 pub(crate) fn report_refused(observer: Option<&dyn Observer>, route: &RoutePolicy, problem: &Problem) {
     let (decision, status) = (problem.kind.code(), route.status_of(problem.kind).as_u16());
     report(observer, &Event { route, decision, status, exchange: None });
+}
+
+/// Reports a request that passes through, by what is told of its key.
+fn report_passed(observer: Option<&dyn Observer>, status: Option<KeyStatus>) {
+    if let Some(observer) = observer {
+        observer.passed(if status == Some(KeyStatus::Absent) { Passed::WithoutKey } else { Passed::NotCovered });
+    }
 }

@@ -7,10 +7,12 @@ pub mod body;
 mod drive;
 pub mod effect;
 mod event;
+pub mod figures;
 pub mod layer;
 mod observe;
 mod quota;
 mod reply;
+mod seal;
 mod secret;
 pub mod store;
 #[cfg(any(test, feature = "testkit"))]
@@ -20,7 +22,7 @@ pub mod transaction;
 mod waiters;
 
 pub use body::{Body, BoxError};
-pub use event::{Event, Exchanged, Observer};
+pub use event::{Answered, Event, Exchanged, Met, Observer, Passed};
 pub use layer::{Authorize, ExecutionInfo, Idempotency, IdempotencyLayer, Identify, Semel, Unidentified};
 pub use observe::{Owner, Released, Unreleased};
 pub use quota::{Quota, QuotaLimits};

@@ -263,7 +263,7 @@ mod tests {
     fn found(write: u16, phase: Phase, guard: Option<RecordKey>) -> Option<Found> {
         let stamp = Stamp { exchange: ExchangeId(1), write };
         let fingerprint = Fingerprint::from_bytes([1; Fingerprint::LEN]);
-        let record = Record { fingerprint, attempt: 1, phase, retention: Duration::from_hours(1), guard };
+        let record = Record { fingerprint, attempt: 1, phase, retention: Duration::from_hours(1), guard, about: None };
         Some(Found { stamp, age: Duration::from_mins(1), abandoned: false, record })
     }
 

@@ -189,6 +189,7 @@ fn put(n: u64, write: u16, phase: Phase) -> Put {
         phase,
         retention: Duration::from_hours(24),
         guard: None,
+        about: None,
     };
     Put { stamp: Stamp { exchange: ExchangeId(u128::from(n) + 1), write }, record }
 }

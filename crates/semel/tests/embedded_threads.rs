@@ -37,6 +37,7 @@ fn put(exchange: u128, write: u16) -> Put {
         phase: Phase::InFlight { lease: Duration::from_secs(35) },
         retention: Duration::from_hours(1),
         guard: None,
+        about: None,
     };
     Put { stamp: Stamp { exchange: ExchangeId(exchange), write }, record }
 }

@@ -12,7 +12,9 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Gateway, IdentityConfig, IdentitySource, KeysFrom, PasswordFrom, Place, StoreConfig, words};
+use super::{
+    Config, Gateway, IdentityConfig, IdentitySource, KeysFrom, PasswordFrom, Place, StoreConfig, Telemetry, words,
+};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -36,6 +38,7 @@ pub(crate) fn show(config: &Config) -> String {
     identity(&mut page, &config.identity);
     quota(&mut page, &config.quota);
     store(&mut page, &config.store);
+    telemetry(&mut page, &config.telemetry);
     for route_policy in policy.routes() {
         route(&mut page, route_policy);
     }
@@ -251,6 +254,25 @@ fn store(page: &mut Page<'_>, store: &StoreConfig) {
         "local_aof",
         store.local_aof.to_string(),
         "Redis: a write counts once it is on the server's disk (WAITAOF)",
+    );
+}
+
+fn telemetry(page: &mut Page<'_>, telemetry: &Telemetry) {
+    page.table("[telemetry]");
+    page.maybe(
+        "otlp",
+        telemetry.otlp.as_ref().map(|collector| text(&collector.to_string())),
+        "a collector that traces are sent to (OTLP, HTTP with protobuf), such as \"http://127.0.0.1:4318\"",
+    );
+    page.set(
+        "sample",
+        format!("{:?}", telemetry.sample),
+        "of requests that bring no trace, from 0.0 to 1.0; those that bring one have decided",
+    );
+    page.time(
+        "unknown_count_every",
+        telemetry.unknown_count_every,
+        "records with an unknown outcome are counted for /metrics; 0s: never",
     );
 }
 

@@ -1,20 +1,25 @@
 //! What operators ask: does the process live, can it serve, what does it promise; and what they release.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use semel::Semel;
+use semel::{Body, Semel};
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
     identity::Identity,
     listen::Closing,
-    release::{self, RELEASE_PATH, Token},
+    metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
+    operators::{
+        Operators,
+        api::{self, Api},
+        release,
+        token::Token,
+    },
 };
 
 /// How long the store may take to prove that it works.
@@ -33,10 +38,14 @@ pub(crate) struct Admin {
     pub identity: Arc<Identity>,
     /// The policy document.
     pub policy: Bytes,
-    /// What operators show before they release anything; without it nobody can.
+    /// What operators see and do.
+    pub operators: Operators,
+    /// What operators show before they are told or do anything; without it nobody is.
     pub token: Option<Token>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Admin {
@@ -45,7 +54,7 @@ impl Admin {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let permit = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, from)) = listener.accept().await else {
                 // Out of file descriptors: others close in the meantime.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -54,7 +63,7 @@ impl Admin {
             tokio::spawn(async move {
                 let service = service_fn(|request| {
                     let admin = admin.clone();
-                    async move { Ok::<_, Infallible>(admin.answer(request).await) }
+                    async move { Ok::<_, Infallible>(admin.answer(request, from).await) }
                 });
                 let _ended = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -66,27 +75,26 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.uri().path() == RELEASE_PATH {
-            return self.release(request).await;
-        }
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only GET and HEAD\"}\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
-        }
+    /// Who answers which path.
+    async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Response<Body> {
         match request.uri().path() {
-            "/healthz" => json(StatusCode::OK, "{\"status\":\"alive\"}\n"),
-            "/readyz" => self.readiness().await,
-            POLICY_PATH => published(&self.policy),
+            "/healthz" => reading(&request).unwrap_or_else(|| json(StatusCode::OK, "{\"status\":\"alive\"}\n")),
+            "/readyz" => match reading(&request) {
+                Some(refused) => refused,
+                None => self.readiness().await,
+            },
+            POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
+            METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
+            release::RELEASE_PATH => self.release(request).await,
+            path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz, /.well-known/idempotency and POST /v1/release\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1\"}\n",
             ),
         }
     }
 
-    async fn release(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn release(&self, request: Request<Incoming>) -> Response<Body> {
         if request.method() != Method::POST {
             let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only POST\"}\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
@@ -100,7 +108,11 @@ impl Admin {
         response
     }
 
-    async fn readiness(&self) -> Response<Full<Bytes>> {
+    fn api(&self) -> Api<'_> {
+        Api { operators: &self.operators, token: self.token.as_ref() }
+    }
+
+    async fn readiness(&self) -> Response<Body> {
         if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
         }
@@ -122,16 +134,37 @@ impl Admin {
     }
 }
 
+/// The refusal of a request that is not for reading.
+fn reading(request: &Request<Incoming>) -> Option<Response<Body>> {
+    if [Method::GET, Method::HEAD].contains(request.method()) {
+        return None;
+    }
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only GET and HEAD\"}\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Some(response)
+}
+
+/// Whether a path is that one, or below it.
+fn is_within(path: &str, root: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// The policy document as a response.
-pub(crate) fn published(document: &Bytes) -> Response<Full<Bytes>> {
+pub(crate) fn published(document: &Bytes) -> Response<Body> {
     let mut response = json(StatusCode::OK, "");
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
-    *response.body_mut() = Full::new(document.clone());
+    *response.body_mut() = Body::full(document.clone());
     response
 }
 
-fn json(status: StatusCode, content: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(content.into()));
+fn metrics(metrics: &Metrics) -> Response<Body> {
+    let mut response = json(StatusCode::OK, metrics.page());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    response
+}
+
+fn json(status: StatusCode, content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(content));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -37,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     headers::{self, Peer, Unforwardable, Wish},
     pool::{Age, Connection, Pool, Socket},
+    traces,
 };
 use crate::config::HostRule;
 
@@ -102,6 +103,7 @@ impl tower::Service<Request<Body>> for Forwarder {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Bound { shared, peer } = &*self.0;
         let wish = headers::prepare_request(&mut request, peer, shared.settings.host, &shared.host);
+        let sending = traces::send(&mut request);
         // The layer reads the content of what it covers, and only of that.
         let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
         frame_explicitly(&mut request);
@@ -115,7 +117,14 @@ impl tower::Service<Request<Body>> for Forwarder {
             (Wish::Http, Patience::Layer | Patience::Forwarder) => {}
         }
         let forwarding = forward(Arc::clone(&self.0), request, patience);
-        Box::pin(async move { Ok(forwarding.await) })
+        match sending {
+            None => Box::pin(async move { Ok(forwarding.await) }),
+            Some(sending) => Box::pin(async move {
+                let response = forwarding.await;
+                sending.answered(&response);
+                Ok(response)
+            }),
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use super::{
     forward::{Forwarder, Forwarding},
     framing::{Ambiguous, Watched},
     headers::{self, Peer},
+    traces::{Receiving, Traces},
 };
 
 /// A client connection on its way from the acceptor to the thread that serves it.
@@ -61,6 +62,8 @@ pub(crate) struct Serving {
     pub closing: Closing,
     /// Knows which connections are open.
     pub connections: TaskTracker,
+    /// Follows requests, if anybody does.
+    pub traces: Option<Traces>,
 }
 
 /// Accepts until told to close, and hands each connection to the next of `threads`.
@@ -137,6 +140,7 @@ impl Serving {
             policy: self.policy.clone(),
             ambiguous: ambiguous.clone(),
             activity: Arc::clone(&activity),
+            traces: self.traces.clone(),
         };
         match protocol {
             Protocol::Http1 => {
@@ -266,6 +270,7 @@ struct Front {
     policy: Option<Bytes>,
     ambiguous: Ambiguous,
     activity: Arc<Activity>,
+    traces: Option<Traces>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
@@ -273,24 +278,25 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
         let number = self.activity.begun.fetch_add(1, Ordering::AcqRel);
         let count = Some(Count(Arc::clone(&self.activity)));
         let checked = if self.ambiguous.is(number) { Err(headers::AMBIGUOUS) } else { headers::check(&request) };
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
         }
         if let Some(document) = &self.policy
             && request.uri().path() == POLICY_PATH
             && [Method::GET, Method::HEAD].contains(request.method())
         {
             let response = admin::published(document).map(Body::streaming);
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count };
+            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
-        Answering { answer: self.layered.clone().call(request), count }
+        let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
+        Answering { answer: self.layered.clone().call(request), count, receiving }
     }
 }
 
@@ -298,6 +304,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 struct Answering {
     answer: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
     count: Option<Count>,
+    receiving: Option<Receiving>,
 }
 
 impl Future for Answering {
@@ -305,6 +312,9 @@ impl Future for Answering {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(response) = ready!(self.answer.as_mut().poll(cx));
         let count = self.count.take();
+        if let Some(receiving) = self.receiving.take() {
+            receiving.answered(&response);
+        }
         Poll::Ready(Ok(response.map(|body| Counted { body, _count: count })))
     }
 }

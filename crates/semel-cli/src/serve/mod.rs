@@ -13,7 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use semel::{Quota, Semel};
+use semel::{
+    Observer, Quota, Semel,
+    store::{
+        Store,
+        measured::{Measured, Measures},
+    },
+};
 use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
@@ -29,11 +35,13 @@ use self::{
     forward::{Forwarding, Settings},
     identity::Identity,
     listen::{Accepted, Closing, Serving},
+    metrics::{Counts, Metrics, Sources},
+    operators::{Operators, recent::Recent, token::Token},
     pool::Pool,
-    release::Token,
+    traces::Traces,
 };
 use crate::{
-    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, IdentitySource, words},
+    config::{Config, ConfigError, Gateway, IdentitySource, LogForm, Origin, PublishPolicy, Telemetry, words},
     store::{self, Opened},
 };
 
@@ -46,12 +54,14 @@ mod framing;
 mod headers;
 mod identity;
 mod listen;
+mod metrics;
+mod operators;
 mod pool;
 mod published;
-mod release;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -68,7 +78,7 @@ pub(crate) enum Ended {
 /// Serves until a signal says otherwise.
 pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let identity = Arc::new(Identity::new(&config)?);
-    let Config { gateway, identity: who, quota, store: place, policy, preset: _ } = config;
+    let Config { gateway, identity: who, quota, store: place, telemetry, policy, preset: _ } = config;
     let Some(origin) = gateway.upstream.clone() else {
         return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
     };
@@ -77,7 +87,12 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
-    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).identified_by(identity.clone());
+    let measured = Measured::new(store);
+    let measures = measured.measures();
+    let store: Arc<dyn Store> = Arc::new(measured);
+    let counts = Arc::new(Counts::new(&policy));
+    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).observed_by(counts.clone());
+    semel = semel.identified_by(identity.clone());
     if quota.live_keys_max > 0 {
         semel = semel.limited_by(Arc::new(Quota::new(quota)));
     }
@@ -89,11 +104,27 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         let ask = AskAddress::new(question, &gateway, &semel, token);
         semel = semel.authorize_replays(Arc::new(ask));
     }
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, identity, token, &words));
+    let recent = Arc::new(Recent::default());
+    let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let operators = Operators::new(semel.clone(), recent);
+    let traces = Traces::start(&telemetry)?;
+    let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
+    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, identity, token, observing, &words));
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     ended
+}
+
+/// Who counts.
+struct Observing {
+    counts: Arc<Counts>,
+    measures: Arc<Measures>,
+    telemetry: Telemetry,
+    traces: Option<Traces>,
 }
 
 /// Writes log lines to standard error from now on.
@@ -116,14 +147,16 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     semel: Semel,
+    operators: Operators,
     identity: Arc<Identity>,
     token: Option<Token>,
+    observing: Observing,
     records: &str,
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
-    let operators = match gateway.admin {
+    let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
@@ -142,17 +175,37 @@ async fn serve(
             closing: open.closing.clone(),
             connections: open.connections.clone(),
             stop: stop.clone(),
+            counts: observing.counts.clone(),
+            traces: observing.traces.clone(),
         };
         let name = format!("semel-serve-{number}");
         let handle = thread::Builder::new().name(name).spawn(move || part.run(receiver));
         handles.push(handle.context("cannot start a thread")?);
     }
-    let admin = operators.as_ref().map(|(_, address)| *address);
+    let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     announce(origin, listening, admin, open.semel.policy(), records);
-    if let Some((operators, _)) = operators {
-        let identity = Arc::clone(&identity);
-        let admin = Admin { semel: open.semel.clone(), identity, policy, token, closing: open.closing.clone() };
-        tokio::spawn(admin.serve(operators));
+    if let Some((listener, _)) = listening_to_operators {
+        let metrics = Metrics::new(Sources {
+            counts: observing.counts.clone(),
+            semel: open.semel.clone(),
+            store: observing.measures,
+            connections: open.connections.clone(),
+            origin_connections_max: gateway.upstream_connections_max,
+            closing: open.closing.clone(),
+            spans: observing.traces.as_ref().map(Traces::tally),
+        });
+        let admin = Admin {
+            semel: open.semel.clone(),
+            identity: Arc::clone(&identity),
+            policy,
+            operators,
+            token,
+            closing: open.closing.clone(),
+            metrics,
+        };
+        let every = observing.telemetry.unknown_count_every;
+        tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
+        tokio::spawn(admin.serve(listener));
     }
     tokio::spawn(identity.keep());
     let housekeeper = open.semel.clone();
@@ -204,6 +257,8 @@ struct Part {
     closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
+    counts: Arc<Counts>,
+    traces: Option<Traces>,
 }
 
 impl Part {
@@ -213,6 +268,7 @@ impl Part {
             let gateway = &self.gateway;
             let connections_max = gateway.upstream_connections_max.div_ceil(gateway.threads);
             let pool = Pool::new(self.origin, connections_max, gateway.upstream_idle_max, gateway.connect_max);
+            self.counts.watch(pool.watch());
             let settings = Settings {
                 host: gateway.host,
                 response_header_max: gateway.response_header_max,
@@ -230,6 +286,7 @@ impl Part {
                 header_read_max: gateway.header_read_max,
                 closing: self.closing,
                 connections: self.connections,
+                traces: self.traces,
             };
             tokio::spawn(async move { pool.housekeeping().await });
             while let Some(one) = accepted.recv().await {

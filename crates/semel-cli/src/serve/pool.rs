@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -37,6 +37,7 @@ struct Shared {
     idle: Mutex<Vec<Idle>>,
     idle_max: Duration,
     connect_max: Duration,
+    connections_max: usize,
     in_use: Arc<Semaphore>,
 }
 
@@ -99,8 +100,14 @@ impl Pool {
             idle: Mutex::default(),
             idle_max,
             connect_max,
+            connections_max,
             in_use: Arc::new(Semaphore::new(connections_max)),
         }))
+    }
+
+    /// Looks at it from outside, without keeping it.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::downgrade(&self.0))
     }
 
     /// The origin.
@@ -163,6 +170,22 @@ impl Pool {
             ticks.tick().await;
             self.0.idle.lock().retain(|idle| idle.since.elapsed() < self.0.idle_max);
         }
+    }
+}
+
+/// A look at a [`Pool`] from outside, for as long as it is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch(Weak<Shared>);
+
+impl Watch {
+    /// Connections that are in use, or about to be.
+    pub(crate) fn in_use(&self) -> usize {
+        self.0.upgrade().map_or(0, |pool| pool.connections_max.saturating_sub(pool.in_use.available_permits()))
+    }
+
+    /// Connections that wait for the next request.
+    pub(crate) fn idle(&self) -> usize {
+        self.0.upgrade().map_or(0, |pool| pool.idle.lock().len())
     }
 }
 

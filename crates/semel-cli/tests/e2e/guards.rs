@@ -73,15 +73,15 @@ pub(crate) fn assert_held(answer: &Response, holder: usize) {
     assert_eq!(answer.header("location"), Some(format!("/ramp/order/{}", id(holder)).as_str()));
 }
 
-#[tokio::test]
-async fn e10_of_many_orders_at_once_of_one_account_and_amount_one_is_made() {
-    let (origin, gateway, orders) = etherfuse().await;
+/// Forty orders of one account and amount at once, over all `gateways`: one is made, and the guard names it.
+pub(crate) async fn one_of_forty_orders_is_made(origin: &Origin, gateways: &[&Gateway], orders: &Orders) {
+    // What the quotes said is known at all gateways, wherever they were made.
     for n in 0..40 {
-        assert_eq!(gateway.send(&quote(n, if n % 2 == 0 { "100" } else { "100.00" })).await.status, 200);
+        assert_eq!(gateways[0].send(&quote(n, if n % 2 == 0 { "100" } else { "100.00" })).await.status, 200);
     }
     let all: Vec<_> = (0..40)
         .map(|n| {
-            let addr = gateway.addr;
+            let addr = gateways[n / 2 % gateways.len()].addr;
             tokio::spawn(async move { send(addr, &order(n, n)).await })
         })
         .collect();
@@ -97,8 +97,15 @@ async fn e10_of_many_orders_at_once_of_one_account_and_amount_one_is_made() {
         }
     }
     assert_eq!((made.len(), origin.effects(), orders.lock().unwrap().len()), (1, 1, 1), "{made:?}");
-    // Whatever they raced for, the guard names the one that was made.
-    assert_held(&gateway.send(&order(99, 0)).await, made[0]);
+    for gateway in gateways {
+        assert_held(&gateway.send(&order(99, 0)).await, made[0]);
+    }
+}
+
+#[tokio::test]
+async fn e10_of_many_orders_at_once_of_one_account_and_amount_one_is_made() {
+    let (origin, gateway, orders) = etherfuse().await;
+    one_of_forty_orders_is_made(&origin, &[&gateway], &orders).await;
 }
 
 #[tokio::test]

@@ -19,3 +19,4 @@ mod peers;
 mod policy;
 mod security;
 mod store;
+mod telemetry;

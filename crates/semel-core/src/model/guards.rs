@@ -174,6 +174,7 @@ fn configurations() -> [Config; 9] {
         replay_for: REPLAY_FOR,
         remember_for: RETENTION,
         unknown_for: RETENTION,
+        probe_after: Duration::ZERO,
     };
     let again = Rules { on_unknown: OnUnknown::Reexecute, ..rules };
     let expires = Rules { on_expired: OnExpired::Execute, ..rules };
@@ -794,6 +795,7 @@ impl World {
                 Party::GivingBack { swap }
             }
             Step::Wait { .. } => panic!("nobody waits here"),
+            Step::Probe => panic!("no origin is asked here"),
         };
         self.parties[i] = Hashed::new(party);
         Ok(())

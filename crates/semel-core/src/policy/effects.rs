@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use http::StatusCode;
 use serde::{Deserialize, Deserializer};
 
 use super::{Effect, words::from_text};
@@ -47,6 +48,18 @@ impl Effects {
         Ok(Effects(table))
     }
 
+    /// The statuses that mean `effect`, as ranges.
+    pub(super) fn ranges(&self, effect: Effect) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for status in (200..=599).filter(|status| self.of(*status) == effect) {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == status => *last = status,
+                _ => ranges.push((status, status)),
+            }
+        }
+        ranges
+    }
+
     pub(super) fn of(&self, status: u16) -> Effect {
         let index = usize::from(status).checked_sub(200);
         index.and_then(|index| self.0.get(index)).copied().unwrap_or(Effect::Unknown)
@@ -66,6 +79,12 @@ impl StatusPattern {
     }
     fn is_single(&self) -> bool {
         self.first == self.last
+    }
+}
+
+impl From<StatusCode> for StatusPattern {
+    fn from(status: StatusCode) -> StatusPattern {
+        StatusPattern { first: status.as_u16(), last: status.as_u16() }
     }
 }
 

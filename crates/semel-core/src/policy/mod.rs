@@ -22,6 +22,7 @@ mod effects;
 mod guards;
 mod path;
 mod preset;
+mod probe;
 mod settings;
 mod words;
 
@@ -30,6 +31,7 @@ pub use effects::StatusPattern;
 pub use guards::{ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText};
 pub use path::PathTemplate;
 pub use preset::Preset;
+pub use probe::{ProbePath, ProbeRule, ProbeSettings, Shown};
 pub use settings::{
     FingerprintKind, KeySource, PolicyDocument, PolicyError, REPLY_BODY_BYTES_CEILING, REQUEST_BODY_BYTES_CEILING,
     RouteSettings,
@@ -67,6 +69,8 @@ pub struct RoutePolicy {
     pub on_mismatch: OnMismatch,
     /// What a retry of an unknown outcome gets.
     pub on_unknown: OnUnknown,
+    /// How the origin is asked what became of a request; there exactly where `on_unknown` is [`OnUnknown::Probe`].
+    pub probe: Option<ProbeRule>,
     /// What a retry past `replay_for` gets.
     pub on_expired: OnExpired,
     /// What an old `Repeatability-First-Sent` gets.
@@ -184,8 +188,12 @@ pub enum OnUnknown {
     Refuse,
     /// Another execution: the origin is declared idempotent.
     Reexecute,
-    /// Another execution: the origin is declared to deduplicate by the key, which it is sent.
+    /// Another execution: the origin is declared to deduplicate by the key, which it is sent in one spelling
+    /// ([`crate::key::Sent`]).
     ForwardKey,
+    /// What the origin says, when it is asked, of the attempts before: their reply, or that nothing happened, in which case
+    /// there is another execution.
+    Probe,
 }
 
 /// What a retry past `replay_for` gets.
@@ -262,14 +270,7 @@ impl RoutePolicy {
 
     /// The statuses that mean `effect`, as ranges, for the published policy.
     pub fn statuses_that_mean(&self, effect: Effect) -> Vec<(u16, u16)> {
-        let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for status in (200..=599).filter(|status| self.effects.of(*status) == effect) {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == status => *last = status,
-                _ => ranges.push((status, status)),
-            }
-        }
-        ranges
+        self.effects.ranges(effect)
     }
 
     /// The status that a problem is told with on this route.

@@ -8,12 +8,12 @@ use toml::Spanned;
 
 use super::{
     DurationText, Effects, GuardSettings, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch,
-    OnUnknown, PathTemplate, Policy, Preset, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern,
-    guards, words::size,
+    OnUnknown, PathTemplate, Policy, Preset, ProbeSettings, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern,
+    guards, probe, words::size,
 };
 use crate::{
     fingerprint::FingerprintRule,
-    key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
+    key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence, Sent},
     release::KEY_VARIABLE,
     wire::{IDEMPOTENCY_KEY, ProblemType},
 };
@@ -56,6 +56,10 @@ impl PolicyDocument {
             }
             Some(defaults) if defaults.get_ref().guard.is_some() || defaults.get_ref().release.is_some() => {
                 let message = "`guard` and `release` belong to a [[route]], not to [defaults]".to_owned();
+                return Err(PolicyError { span: defaults.span(), message });
+            }
+            Some(defaults) if defaults.get_ref().probe.is_some() => {
+                let message = "`probe` belongs to a [[route]], not to [defaults]".to_owned();
                 return Err(PolicyError { span: defaults.span(), message });
             }
             Some(defaults) => defaults.into_inner().over(preset.defaults),
@@ -108,6 +112,7 @@ pub struct RouteSettings {
     pub key_member: Option<Pointer>,
     pub key_grammar: Option<Grammar>,
     pub key_form: Option<Form>,
+    pub key_sent: Option<Sent>,
     pub key_presence: Option<Presence>,
     pub attempt_suffix: Option<AttemptSuffix>,
     pub key_bytes_max: Option<usize>,
@@ -139,6 +144,7 @@ pub struct RouteSettings {
     pub headers_omitted: Option<Vec<HeaderText>>,
     pub resource: Option<String>,
     pub problems: Option<BTreeMap<ProblemType, ProblemWords>>,
+    pub probe: Option<ProbeSettings>,
     pub guard: Option<Spanned<GuardSettings>>,
     pub release: Option<Vec<Spanned<ReleaseSettings>>>,
 }
@@ -165,6 +171,7 @@ impl RouteSettings {
             key_member: self.key_member.or(base.key_member),
             key_grammar: self.key_grammar.or(base.key_grammar),
             key_form: self.key_form.or(base.key_form),
+            key_sent: self.key_sent.or(base.key_sent),
             key_presence: self.key_presence.or(base.key_presence),
             attempt_suffix: self.attempt_suffix.or(base.attempt_suffix),
             key_bytes_max: self.key_bytes_max.or(base.key_bytes_max),
@@ -194,6 +201,7 @@ impl RouteSettings {
             headers_omitted: self.headers_omitted.or(base.headers_omitted),
             resource: self.resource.or(base.resource),
             problems: Some(problems),
+            probe: self.probe.or(base.probe),
             guard: self.guard.or(base.guard),
             release: self.release.or(base.release),
         }
@@ -212,6 +220,7 @@ impl RouteSettings {
         }
         let grammar = self.key_grammar.expect(SET);
         let presence = self.key_presence.expect(SET);
+        let on_unknown = self.on_unknown.expect(SET);
         let key = match (self.key.expect(SET), self.key_member) {
             (KeySource::Header, _) => KeyRule::Header {
                 name: self.key_header.map_or(IDEMPOTENCY_KEY, |name| name.0),
@@ -219,6 +228,7 @@ impl RouteSettings {
                 form: self.key_form.expect(SET),
                 presence,
                 attempt_suffix: self.attempt_suffix.expect(SET),
+                sent: sent(self.key_sent, on_unknown)?,
             },
             (KeySource::Member, Some(pointer)) => KeyRule::Member { pointer, grammar, presence },
             (KeySource::Member, None) => {
@@ -249,7 +259,7 @@ impl RouteSettings {
             text => Some(resource(&text, &path)?),
         };
         let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-        let route = RoutePolicy {
+        let mut route = RoutePolicy {
             methods,
             path,
             key,
@@ -259,7 +269,8 @@ impl RouteSettings {
             reply: self.reply.expect(SET),
             on_completed: self.on_completed.expect(SET),
             on_mismatch: self.on_mismatch.expect(SET),
-            on_unknown: self.on_unknown.expect(SET),
+            on_unknown,
+            probe: None,
             on_expired: self.on_expired.expect(SET),
             on_late: self.on_late.expect(SET),
             execution_max: self.execution_max.expect(SET).0,
@@ -300,10 +311,25 @@ impl RouteSettings {
                 "`reply_body_bytes_max` must be at most 16 MiB, since a kept reply is one record",
             ),
         ];
-        match relations.iter().find(|(broken, _)| *broken) {
-            Some((_, message)) => Err((*message).to_owned()),
-            None => Ok(route),
+        if let Some((_, message)) = relations.iter().find(|(broken, _)| *broken) {
+            return Err((*message).to_owned());
         }
+        route.probe = probe::resolve(self.probe, &route)?;
+        Ok(route)
+    }
+}
+
+/// How a header's key is sent on. An origin that is to know a key again must be sent one spelling of it.
+fn sent(written: Option<Sent>, on_unknown: OnUnknown) -> Result<Sent, String> {
+    match (on_unknown, written) {
+        (OnUnknown::Refuse | OnUnknown::Reexecute, written) => Ok(written.unwrap_or(Sent::AsReceived)),
+        (OnUnknown::ForwardKey | OnUnknown::Probe, None) => Ok(Sent::Bare),
+        (OnUnknown::ForwardKey | OnUnknown::Probe, Some(sent @ (Sent::Bare | Sent::Quoted))) => Ok(sent),
+        (OnUnknown::ForwardKey | OnUnknown::Probe, Some(Sent::AsReceived)) => Err(
+            "`key_sent` must be \"bare\" or \"quoted\" where the origin is to know a key again (on_unknown): \
+             clients write one key in several ways, and the origin would take them for several keys"
+                .to_owned(),
+        ),
     }
 }
 

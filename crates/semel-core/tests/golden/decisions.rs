@@ -37,10 +37,12 @@ fn the_table_of_decisions() {
         replay_for: REPLAY_FOR,
         remember_for: REMEMBER_FOR,
         unknown_for: REMEMBER_FOR,
+        probe_after: LEASE,
     };
     let columns = [
         ("ietf", refuse),
         ("re-execute", Rules { on_unknown: OnUnknown::Reexecute, ..refuse }),
+        ("probe", Rules { on_unknown: OnUnknown::Probe, ..refuse }),
         ("forward-key", Rules { on_unknown: OnUnknown::ForwardKey, ..refuse }),
         ("conflict", Rules { on_completed: OnCompleted::Conflict, ..refuse }),
         ("mismatch: replay", Rules { on_mismatch: OnMismatch::Replay, ..refuse }),
@@ -70,7 +72,14 @@ fn the_table_of_decisions() {
     for (name, phase, age, abandoned) in found {
         for (whose, fingerprint) in [("same", MINE), ("other", OTHER)] {
             // Attempt 4, so that the next one shows.
-            let record = Record { fingerprint, attempt: 4, phase: phase.clone(), retention: REMEMBER_FOR, guard: None };
+            let record = Record {
+                fingerprint,
+                attempt: 4,
+                phase: phase.clone(),
+                retention: REMEMBER_FOR,
+                guard: None,
+                about: None,
+            };
             let record = record.at_age(age).expect("within its retention");
             let stamp = Stamp { exchange: ExchangeId(7), write: 1 };
             let found = Found { stamp, age, abandoned, record };
@@ -79,41 +88,48 @@ fn the_table_of_decisions() {
             rows.push(row);
         }
     }
-    let rows = rows.into_iter().map(|row| <[String; 9]>::try_from(row).expect("nine columns"));
+    let rows = rows.into_iter().map(|row| <[String; 10]>::try_from(row).expect("ten columns"));
     expect![[r#"
-        found                       at age                    fingerprint  ietf                 re-execute           forward-key          conflict         mismatch: replay     expired: execute
-        in flight                   0s                        same         in flight            in flight            in flight            in flight        in flight            in flight
-        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
-        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight        in flight            in flight
-        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch         in flight            mismatch
-        in flight                   35s                       same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        in flight, abandoned        0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        unknown                     0s                        same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          execution 5          outcome unknown  outcome unknown      outcome unknown
-        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
-        completed, kept             0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
-        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
-        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
-        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
-        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
-        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
-        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        found                       at age                    fingerprint  ietf                 re-execute           probe                forward-key          conflict         mismatch: replay     expired: execute
+        in flight                   0s                        same         in flight            in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   34s 999ms                 same         in flight            in flight            in flight            in flight            in flight        in flight            in flight
+        in flight                   34s 999ms                 other        mismatch             mismatch             mismatch             mismatch             mismatch         in flight            mismatch
+        in flight                   35s                       same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight                   35s                       other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        in flight, abandoned        0s                        same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        in flight, abandoned        0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown                     0s                        same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown                     0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        unknown, abandoned          29days 23h 59m 59s 999ms  same         outcome unknown      execution 5          probe                execution 5          outcome unknown  outcome unknown      outcome unknown
+        unknown, abandoned          29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch             mismatch         mismatch             mismatch
+        completed, kept             0s                        same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept, abandoned  0s                        same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept, abandoned  0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             23h 59m 59s 999ms         same         replay 201           replay 201           replay 201           replay 201           exists, was 201  replay 201           replay 201
+        completed, kept             23h 59m 59s 999ms         other        mismatch             mismatch             mismatch             mismatch             mismatch         replay 201           mismatch
+        completed, kept             1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
+        completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
+        completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
+        completed, omitted          1day                      other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
     "#]].assert_eq(&table(rows));
 }
 
 #[test]
 fn nothing_is_found_past_its_retention() {
-    let record = Record { fingerprint: MINE, attempt: 1, phase: Phase::Unknown, retention: REMEMBER_FOR, guard: None };
+    let record = Record {
+        fingerprint: MINE,
+        attempt: 1,
+        phase: Phase::Unknown,
+        retention: REMEMBER_FOR,
+        guard: None,
+        about: None,
+    };
     assert_eq!(record.clone().at_age(just_before(REMEMBER_FOR)), Some(record.clone()));
     assert_eq!(record.at_age(REMEMBER_FOR), None);
 }
@@ -125,6 +141,7 @@ fn words(decision: &Decision) -> String {
         Decision::ReplyGone { original_status } => format!("reply gone, was {original_status}"),
         Decision::InFlight => "in flight".to_owned(),
         Decision::OutcomeUnknown => "outcome unknown".to_owned(),
+        Decision::Probe => "probe".to_owned(),
         Decision::Mismatch => "mismatch".to_owned(),
         Decision::TakeOver { attempt, warning } => match warning {
             Some(Warning::Expired) => format!("execution {attempt}, warned"),

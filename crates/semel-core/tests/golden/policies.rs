@@ -187,7 +187,7 @@ fn mistakes() {
         prest = "ietf"
           line 1: unknown field `prest`, expected one of `preset`, `defaults`, `route`
         [[route]] ; path = "/a" ; replay_fro = "1h"
-          line 3: unknown field `replay_fro`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+          line 3: unknown field `replay_fro`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_sent`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `probe`, `guard`, `release`
         [[route]] ; key = "cookie"
           line 2: unknown variant `cookie`, expected one of `header`, `member`, `operation`
         [[route]] ; key_grammar = "uuid-v5"
@@ -203,7 +203,7 @@ fn mistakes() {
         [[route]] ; on_completed = "replays"
           line 2: unknown variant `replays`, expected `replay` or `conflict`
         [[route]] ; on_unknown = "retry"
-          line 2: unknown variant `retry`, expected one of `refuse`, `reexecute`, `forward-key`
+          line 2: unknown variant `retry`, expected one of `refuse`, `reexecute`, `forward-key`, `probe`
         [[route]] ; on_expired = "forget"
           line 2: unknown variant `forget`, expected `refuse` or `execute`
         [[route]] ; on_late = "maybe"

@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use semel_core::{
     fingerprint::Fingerprint,
-    record::{DecodeError, FORMAT, Kept, Phase, Record, Reply},
+    record::{About, DecodeError, FORMAT, Kept, Phase, Record, Reply, TraceContext},
     scope::RecordKey,
 };
 
@@ -31,8 +31,12 @@ fn check(record: &Record, expected: &Expect) {
         let bytes: Bytes = [newer].into_iter().chain(bytes[1..].iter().copied()).collect();
         assert_eq!(Record::decode(bytes), Err(DecodeError::NewerFormat { found: newer, known: FORMAT }));
     }
-    let older: Bytes = [0].into_iter().chain(bytes[1..].iter().copied()).collect();
-    assert_eq!(Record::decode(older), Err(DecodeError::Malformed("format version")));
+    for older in [1, 2] {
+        let bytes: Bytes = [older].into_iter().chain(bytes[1..].iter().copied()).collect();
+        assert_eq!(Record::decode(bytes), Err(DecodeError::OlderFormat { found: older, known: FORMAT }));
+    }
+    let none: Bytes = [0].into_iter().chain(bytes[1..].iter().copied()).collect();
+    assert_eq!(Record::decode(none), Err(DecodeError::Malformed("format version")));
 }
 
 fn encode(record: &Record) -> Bytes {
@@ -49,6 +53,7 @@ fn record(phase: Phase) -> Record {
         phase,
         retention: Duration::from_hours(720),
         guard: None,
+        about: None,
     }
 }
 
@@ -57,11 +62,11 @@ fn bytes_of_a_record_in_flight() {
     check(
         &record(Phase::InFlight { lease: Duration::from_secs(35) }),
         &expect![[r#"
-        01 01 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 b8 88  ........~.......
-        00 00 00 00 00 00                                ......
-    "#]],
+            03 01 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 b8 88  ........~.......
+            00 00 00 00 00 00                                ......
+        "#]],
     );
 }
 
@@ -70,10 +75,10 @@ fn bytes_of_an_unknown_record() {
     check(
         &record(Phase::Unknown),
         &expect![[r#"
-        01 02 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00        ........~.....
-    "#]],
+            03 02 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00        ........~.....
+        "#]],
     );
 }
 
@@ -83,11 +88,11 @@ fn bytes_of_a_completed_record_without_its_reply() {
     check(
         &record(Phase::Completed { kept, replay_for: Duration::from_hours(24) }),
         &expect![[r#"
-        01 04 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
-        26 05 00 00 00 00 c9 00                          &.......
-    "#]],
+            03 04 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
+            26 05 00 00 00 00 c9 00                          &.......
+        "#]],
     );
 }
 
@@ -103,15 +108,15 @@ fn bytes_of_a_completed_record_with_its_reply() {
     check(
         &record(Phase::Completed { kept, replay_for: Duration::from_hours(24) }),
         &expect![[r#"
-        01 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
-        26 05 00 00 00 00 2f 01 03 00 00 00 08 00 00 00  &...../.........
-        6c 6f 63 61 74 69 6f 6e 09 00 00 00 2f 6f 72 64  location..../ord
-        65 72 73 2f 31 07 00 00 00 77 61 72 6e 69 6e 67  ers/1....warning
-        00 00 00 00 07 00 00 00 77 61 72 6e 69 6e 67 01  ........warning.
-        00 00 00 e9 04 00 00 00 00 ff 7b 7d              ..........{}
-    "#]],
+            03 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 5c  ........~......\
+            26 05 00 00 00 00 2f 01 03 00 00 00 08 00 00 00  &...../.........
+            6c 6f 63 61 74 69 6f 6e 09 00 00 00 2f 6f 72 64  location..../ord
+            65 72 73 2f 31 07 00 00 00 77 61 72 6e 69 6e 67  ers/1....warning
+            00 00 00 00 07 00 00 00 77 61 72 6e 69 6e 67 01  ........warning.
+            00 00 00 e9 04 00 00 00 00 ff 7b 7d              ..........{}
+        "#]],
     );
 }
 
@@ -121,11 +126,11 @@ fn bytes_of_an_empty_reply() {
     check(
         &record(Phase::Completed { kept, replay_for: Duration::ZERO }),
         &expect![[r#"
-        01 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 00  ........~.......
-        00 00 00 00 00 00 cc 00 00 00 00 00 00 00 00 00  ................
-    "#]],
+            03 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 00  ........~.......
+            00 00 00 00 00 00 cc 00 00 00 00 00 00 00 00 00  ................
+        "#]],
     );
 }
 
@@ -136,14 +141,84 @@ fn bytes_of_a_record_with_a_guard() {
     check(
         &Record { guard: Some(RecordKey::from_bytes([0xaa; RecordKey::LEN])), ..record(phase) },
         &expect![[r#"
-        02 84 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            03 84 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 aa aa  ........~.......
+            aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa  ................
+            aa aa aa aa aa aa aa aa aa aa aa aa aa aa 00 5c  ...............\
+            26 05 00 00 00 00 c9 00                          &.......
+        "#]],
+    );
+}
+
+fn about(trace: Option<TraceContext>) -> Option<Arc<About>> {
+    Some(Arc::new(About { route: "/orders/{id}".to_owned(), principal: [0xcc; 8], trace }))
+}
+
+#[test]
+fn bytes_of_a_record_that_says_what_it_is_about() {
+    check(
+        &Record { about: about(None), ..record(Phase::Unknown) },
+        &expect![[r#"
+        03 42 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  .B..............
+        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 0c 00  ........~.......
+        00 00 2f 6f 72 64 65 72 73 2f 7b 69 64 7d cc cc  ../orders/{id}..
+        cc cc cc cc cc cc                                ......
+    "#]],
+    );
+    let trace = TraceContext { trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, span_id: 0xb7ad_6b71_6920_3331 };
+    let guard = Some(RecordKey::from_bytes([0xaa; RecordKey::LEN]));
+    check(
+        &Record { about: about(Some(trace)), guard, ..record(Phase::Unknown) },
+        &expect![[r#"
+        03 e2 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
         1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 aa aa  ........~.......
         aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa  ................
-        aa aa aa aa aa aa aa aa aa aa aa aa aa aa 00 5c  ...............\
-        26 05 00 00 00 00 c9 00                          &.......
+        aa aa aa aa aa aa aa aa aa aa aa aa aa aa 0c 00  ................
+        00 00 2f 6f 72 64 65 72 73 2f 7b 69 64 7d cc cc  ../orders/{id}..
+        cc cc cc cc cc cc 9c 31 80 1c 21 eb 48 84 dd 43  .......1..!.H..C
+        cd 16 19 65 f7 0a 31 33 20 69 71 6b ad b7        ...e..13 iqk..
     "#]],
     );
+}
+
+/// A trace has no zero in it, and a route is a text.
+#[test]
+fn what_a_damaged_record_is_about_is_damage() {
+    let trace = Some(TraceContext { trace_id: 1, span_id: 1 });
+    let bytes = encode(&Record { about: about(trace), ..record(Phase::Unknown) });
+    let damaged = |at: usize, byte: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = byte;
+        Record::decode(bytes.into())
+    };
+    assert_eq!(damaged(bytes.len() - 8, 0), Err(DecodeError::Malformed("trace")));
+    assert_eq!(damaged(bytes.len() - 24, 0), Err(DecodeError::Malformed("trace")));
+    assert_eq!(damaged(50, 0xff), Err(DecodeError::Malformed("route")));
+}
+
+#[test]
+fn a_trace_is_read_from_traceparent() {
+    let table = [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true),
+        (" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00 ", true),
+        ("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-will-be-like", true),
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", false),
+        ("ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false),
+        ("00-00000000000000000000000000000000-b7ad6b7169203331-01", false),
+        ("00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01", false),
+        ("00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01", false),
+        ("00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false),
+        ("00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01", false),
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", false),
+        ("", false),
+    ];
+    let trace = TraceContext { trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, span_id: 0xb7ad_6b71_6920_3331 };
+    for (text, is_one) in table {
+        assert_eq!(TraceContext::parse(text), Some(trace).filter(|_| is_one), "{text}");
+    }
 }
 
 #[test]
@@ -152,24 +227,24 @@ fn bytes_of_a_guard() {
     check(
         &record(Phase::Held { owner, resource: Some("/orders/1".to_owned()) }),
         &expect![[r#"
-        02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
-        bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
-        bb bb bb bb bb bb bb bb bb bb bb bb bb bb 09 00  ................
-        00 00 2f 6f 72 64 65 72 73 2f 31                 ../orders/1
-    "#]],
+            03 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
+            bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
+            bb bb bb bb bb bb bb bb bb bb bb bb bb bb 09 00  ................
+            00 00 2f 6f 72 64 65 72 73 2f 31                 ../orders/1
+        "#]],
     );
     check(
         &record(Phase::Held { owner, resource: None }),
         &expect![[r#"
-        02 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
-        0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
-        1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
-        bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
-        bb bb bb bb bb bb bb bb bb bb bb bb bb bb 00 00  ................
-        00 00                                            ..
-    "#]],
+            03 05 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
+            0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
+            1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 bb bb  ........~.......
+            bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb  ................
+            bb bb bb bb bb bb bb bb bb bb bb bb bb bb 00 00  ................
+            00 00                                            ..
+        "#]],
     );
 }
 
@@ -184,7 +259,8 @@ fn a_guard_whose_resource_is_no_text_is_damage() {
 #[test]
 fn an_unknown_phase_and_a_wild_count_are_damage() {
     let mut bytes = encode(&record(Phase::Unknown)).to_vec();
-    for tag in (0..=u8::MAX).filter(|tag| !(1..=4).contains(tag)) {
+    // The bits above say what else there is.
+    for tag in (0..0x20).filter(|tag| !(1..=5).contains(tag)).chain([0x20 | 2]) {
         bytes[1] = tag;
         assert_eq!(Record::decode(bytes.clone().into()), Err(DecodeError::Malformed("phase tag")));
     }
@@ -215,13 +291,19 @@ fn any_record() -> impl Strategy<Value = Record> {
         (kept, duration()).prop_map(|(kept, replay_for)| Phase::Completed { kept, replay_for }),
         (key(), prop::option::of("/[a-z0-9é]{0,20}")).prop_map(|(owner, resource)| Phase::Held { owner, resource }),
     ];
-    (any::<[u8; Fingerprint::LEN]>(), any::<u32>(), phase, duration(), prop::option::of(key())).prop_map(
-        |(digest, attempt, phase, retention, guard)| Record {
+    let trace = prop::option::of((1..=u128::MAX, 1..=u64::MAX))
+        .prop_map(|ids| ids.map(|(trace_id, span_id)| TraceContext { trace_id, span_id }));
+    let about = ("/[a-z0-9é{}]{0,20}", any::<[u8; 8]>(), trace)
+        .prop_map(|(route, principal, trace)| Arc::new(About { route, principal, trace }));
+    let about = prop::option::of(about);
+    (any::<[u8; Fingerprint::LEN]>(), any::<u32>(), phase, duration(), prop::option::of(key()), about).prop_map(
+        |(digest, attempt, phase, retention, guard, about)| Record {
             fingerprint: Fingerprint::from_bytes(digest),
             attempt,
             phase,
             retention,
             guard,
+            about,
         },
     )
 }
@@ -233,7 +315,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0..3u8, tag in prop_oneof![0..8u8, 0x80..0x88u8]) {
+    fn any_bytes_are_a_record_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), format in 0..5u8, tag in prop_oneof![0..8u8, 0x80..0x88u8, 0x40..0x48u8, 0xe0..0xe8u8]) {
         let _ = Record::decode(bytes.clone().into());
         if bytes.len() >= 2 {
             bytes[0] = format;

@@ -99,6 +99,7 @@ impl Store for MemoryStore {
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
             guard: None,
+            about: None,
         };
         let put = Swap { expect: None, put: Some(Put { stamp, record }) };
         let remove = Swap { expect: Some(stamp), put: None };

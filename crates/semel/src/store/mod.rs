@@ -15,6 +15,7 @@ pub use semel_core::{
 mod clock;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod measured;
 pub mod memory;
 #[cfg(feature = "postgres-store")]
 pub mod postgres;
@@ -24,6 +25,8 @@ pub mod redis;
 pub mod shared;
 
 pub use clock::{Clock, SimulatedClock, SystemClock};
+
+pub use crate::figures::Figures;
 
 /// A compare-and-swap register per key.
 ///
@@ -62,6 +65,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Proves that a swap would succeed now, by making one on a key of its own.
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// What it knows of itself; cheap enough to be asked every second.
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
 }
 
 #[async_trait]
@@ -86,6 +94,9 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     async fn probe(&self) -> Result<(), StoreError> {
         (**self).probe().await
     }
+    fn figures(&self) -> Figures {
+        (**self).figures()
+    }
 }
 
 /// Somebody's machine or configuration is broken. Losing a race is no error but an answer ([`Swapped::Found`]).
@@ -103,6 +114,21 @@ pub enum StoreError {
     /// Bytes that do not decode. Nothing is concluded from them.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
+}
+
+impl StoreError {
+    /// The kinds of errors, as metrics name them.
+    pub const KINDS: [&str; 4] = ["unavailable", "timed-out", "full", "corrupt"];
+
+    /// Which of [`StoreError::KINDS`] it is.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            StoreError::Unavailable(_) => 0,
+            StoreError::TimedOut(_) => 1,
+            StoreError::Full(_) => 2,
+            StoreError::Corrupt(_) => 3,
+        }
+    }
 }
 
 /// The key that probes write under; no digest of a real key and scope can be steered to it.

@@ -226,8 +226,9 @@ impl Generator {
             }
         };
         let guard = (self.prng.below(4) == 0).then(|| sample::guard(n));
+        let about = (self.prng.below(2) == 0).then(|| sample::about(n));
         let attempt = u32::try_from(1 + self.prng.below(3)).expect("at most 3");
-        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng), guard }
+        Record { fingerprint: sample::fingerprint(n), attempt, phase, retention: seconds(&mut self.prng), guard, about }
     }
 
     fn advance(&mut self) -> Step {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use semel_core::{
     fingerprint::Fingerprint,
-    record::{ExchangeId, Kept, Phase, Reply},
+    record::{About, ExchangeId, Kept, PRINCIPAL_LABEL_LEN, Phase, Reply, TraceContext},
 };
 
 use super::prng::Prng;
@@ -43,6 +43,7 @@ pub fn in_flight(n: u64) -> Record {
         phase: Phase::InFlight { lease: LEASE },
         retention: RETENTION,
         guard: None,
+        about: None,
     }
 }
 
@@ -77,6 +78,14 @@ pub fn guarded(n: u64) -> Record {
 pub fn held(n: u64) -> Record {
     let phase = Phase::Held { owner: key(n), resource: Some(format!("/orders/{n}")) };
     Record { phase, ..in_flight(n) }
+}
+
+/// What the n-th request is about; every other one is part of a trace.
+pub fn about(n: u64) -> Arc<About> {
+    let mut prng = Prng::seeded(n << 32 | 3);
+    let principal = prng.bytes(PRINCIPAL_LABEL_LEN).try_into().expect("asked for that many bytes");
+    let trace = TraceContext { trace_id: u128::from(prng.next()) << 64 | 1, span_id: prng.next() | 1 };
+    Arc::new(About { route: format!("/orders/{n}"), principal, trace: Some(trace).filter(|_| n % 2 == 0) })
 }
 
 /// The key of the n-th guard.

@@ -36,6 +36,7 @@ use crate::{
     event::Exchanged,
     layer::{ExecutionInfo, declared_effect, log_override},
     reply,
+    seal::Seals,
 };
 
 /// A concurrent request waits at least this long: less than a person notices (conformance C1), and longer than most
@@ -299,14 +300,14 @@ where
         let permit = loop {
             step = match step {
                 Step::Swap { register: Which::Guard, swap } => {
-                    exchange.on_swapped(self.swap(tx, self.guard_key(), &swap, Stage::Claim).await?)
+                    exchange.on_swapped(self.swap(tx, Which::Guard, swap, Stage::Claim).await?)
                 }
                 Step::Look(owner) => {
                     let found = load(self.shared, tx, &owner, self.settle_until).await?;
                     exchange.on_looked(found.as_ref())
                 }
                 Step::Swap { register: Which::Record, swap } => {
-                    let swapped = self.swap(tx, self.covered.record_key, &swap, Stage::Claim).await?;
+                    let swapped = self.swap(tx, Which::Record, swap, Stage::Claim).await?;
                     if matches!(&swapped, Swapped::Found(found) if found.stamp.exchange == self.id)
                         && let Pending::Commit(told) | Pending::Elsewhere(told) = self.take_pending()
                     {
@@ -350,7 +351,7 @@ where
         match &executed {
             Executed::Replied { effect: Effect::Happened, .. } => {
                 let settle = settle_of(exchange.on_executed(permit, executed));
-                let swapped = self.swap(tx, self.covered.record_key, &settle, Stage::Settle).await?;
+                let swapped = self.swap(tx, Which::Record, settle, Stage::Settle).await?;
                 if swapped != Swapped::Done {
                     let error = "the work ended the transaction that it was given".to_owned();
                     return Err(Failed { stage: Stage::Settle, failure: Failure::Broken, error });
@@ -393,7 +394,7 @@ where
         let told = told.unwrap_or(Told { answer, response: None, lost: LostCause::Failed });
         let undone = within(self.settle_until, DB::undo_work(tx)).await;
         let settled = match undone.map_err(|error| Failed::of::<DB>(Stage::Settle, &error)) {
-            Ok(()) => self.swap(tx, self.covered.record_key, &settle, Stage::Settle).await.map(drop),
+            Ok(()) => self.swap(tx, Which::Record, settle, Stage::Settle).await.map(drop),
             Err(failed) => Err(failed),
         };
         match settled {
@@ -455,7 +456,8 @@ where
         let (mut exchange, _) = self.open();
         let fingerprint = self.covered.fingerprint;
         let phase = Phase::InFlight { lease: self.rules.lease };
-        let record = Record { fingerprint, attempt: 1, phase, retention: self.rules.unknown_for, guard: None };
+        let record =
+            Record { fingerprint, attempt: 1, phase, retention: self.rules.unknown_for, guard: None, about: None };
         let stamp = Stamp { exchange: ExchangeId(0), write: 1 };
         let found = Found { stamp, age: Duration::ZERO, abandoned: false, record };
         told(answer_of(exchange.on_swapped(Swapped::Found(found))))
@@ -479,11 +481,16 @@ where
     async fn swap(
         &mut self,
         tx: &mut Transaction<'static, DB>,
-        key: RecordKey,
-        wanted: &Swap,
+        register: Which,
+        wanted: Swap,
         stage: Stage,
     ) -> Result<Swapped, Failed> {
-        let swapping = swap::<DB>(tx, &key, wanted, self.shared.now_ms());
+        let key = match register {
+            Which::Record => self.covered.record_key,
+            Which::Guard => self.guard_key(),
+        };
+        let wanted = Seals::of(self.covered).close(register, wanted);
+        let swapping = swap::<DB>(tx, &key, &wanted, self.shared.now_ms());
         in_time::<DB, _>(self.settle_until, stage, swapping).await
     }
 }

@@ -24,6 +24,7 @@ impl World {
                 }
                 Step::Wait { .. } => panic!("nobody waits here"),
                 Step::GiveBack { .. } => panic!("the store does not fail here"),
+                Step::Probe => panic!("no origin is asked here"),
                 Step::Answer(answer) => break answer,
             };
         };
@@ -81,7 +82,7 @@ impl World {
                     .guard
                     .is_none_or(|guard| asked.guard == Wants::The(usize::from(guard.as_bytes()[0] - 0x80)));
                 match config.rules.on_unknown {
-                    OnUnknown::Refuse => Told::Refused(ProblemType::OutcomeUnknown),
+                    OnUnknown::Refuse | OnUnknown::Probe => Told::Refused(ProblemType::OutcomeUnknown),
                     OnUnknown::Reexecute | OnUnknown::ForwardKey if same && asked.guard != Wants::Unclear => {
                         executes(2)
                     }

@@ -38,7 +38,10 @@ use super::{
     keeper::Job,
     reply::{Reply, Wakeups},
 };
-use crate::store::StoreError;
+use crate::{
+    figures::{COUNT_BOUNDS, Histogram},
+    store::StoreError,
+};
 
 /// In-flight stamps kept in memory, so that a settle is compared without reading the disk.
 const CLAIMS_CACHED_MAX: usize = 1 << 16;
@@ -118,6 +121,8 @@ pub(super) struct Log {
     latest_ms: AtomicU64,
     poison: OnceLock<String>,
     pub(super) commits: AtomicU64,
+    /// Records in a group commit.
+    pub(super) batches: Histogram,
     pub(super) swaps: AtomicU64,
     pub(super) copied: AtomicU64,
 }
@@ -135,6 +140,7 @@ impl Log {
             latest_ms: AtomicU64::new(0),
             poison: OnceLock::new(),
             commits: AtomicU64::new(0),
+            batches: Histogram::new(COUNT_BOUNDS),
             swaps: AtomicU64::new(0),
             copied: AtomicU64::new(0),
         }
@@ -573,6 +579,7 @@ impl Writer {
         }
         self.active.file.sync().map_err(|error| self.log.set_poison("making the log durable", &error))?;
         self.log.commits.fetch_add(1, Relaxed);
+        self.log.batches.record(u64::from(count));
         let kept = len / PAGE * PAGE;
         self.tail.clear();
         self.tail.extend_from_slice(&self.buffer[kept..len]);

@@ -34,7 +34,7 @@ use self::{
     log::{Act, Log, Request, Verdict, Writer},
     reply::Awaited,
 };
-use super::{Clock, PROBE_KEY, Store, StoreError, SystemClock};
+use super::{Clock, Figures, PROBE_KEY, Store, StoreError, SystemClock};
 
 pub mod disk;
 mod format;
@@ -259,6 +259,7 @@ impl Store for EmbeddedStore {
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
             guard: None,
+            about: None,
         };
         let mut swap = Swap { expect: None, put: Some(Put { stamp: Stamp { exchange, write: 1 }, record }) };
         loop {
@@ -268,6 +269,16 @@ impl Store for EmbeddedStore {
                 Swapped::Found(found) => swap.expect = Some(found.stamp),
                 Swapped::Absent => swap.expect = None,
             }
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        let Stats { records, live_bytes, .. } = self.stats();
+        Figures {
+            batches: Some(self.log.batches.read()),
+            connections: None,
+            records: Some(records),
+            record_bytes: Some(live_bytes),
         }
     }
 }

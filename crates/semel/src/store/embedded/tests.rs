@@ -303,5 +303,6 @@ fn record(phase: Phase, retention_s: u64) -> Record {
         phase,
         retention: Duration::from_secs(retention_s),
         guard: None,
+        about: None,
     }
 }

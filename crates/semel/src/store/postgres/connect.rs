@@ -119,6 +119,11 @@ impl Connector {
         self.connected.load(Ordering::SeqCst) > 0
     }
 
+    /// How many connections are there.
+    pub(super) fn connections(&self) -> usize {
+        self.connected.load(Ordering::SeqCst)
+    }
+
     /// From now on statements have no names: somebody stands in between who mixes sessions.
     pub(super) fn notice_pooler(&self) {
         if self.prepared.swap(false, Ordering::SeqCst) {

@@ -19,7 +19,7 @@ use self::{
     lanes::{Asked, Bounds, Lane, Loading, Loads, Look, Swapping, Swaps, answer},
 };
 use super::{
-    Clock, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
+    Clock, Figures, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
     shared::{Finding, OpenError, Password, Tls, Url, admit},
 };
 
@@ -270,6 +270,7 @@ impl Store for PostgresStore {
             phase: Phase::Unknown,
             retention: Duration::from_secs(1),
             guard: None,
+            about: None,
         };
         let key = &self.0.probe_key;
         let mut put = Swap { expect: None, put: Some(Put { stamp, record }) };
@@ -279,6 +280,14 @@ impl Store for PostgresStore {
         }
         self.swap(key, &Swap { expect: Some(stamp), put: None }).await?;
         Ok(())
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            batches: Some(self.0.swaps.batches.read()),
+            connections: Some(self.0.connector.connections() as u64),
+            ..Figures::default()
+        }
     }
 }
 

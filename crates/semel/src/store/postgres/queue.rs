@@ -10,7 +10,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::store::StoreError;
+use crate::{
+    figures::{COUNT_BOUNDS, Histogram},
+    store::StoreError,
+};
 
 /// A question about a key that a store can be asked.
 pub(super) trait Question: Send + 'static {
@@ -48,6 +51,8 @@ pub(super) struct Job<Q: Question> {
 pub(super) struct Queue<Q: Question> {
     jobs_max: usize,
     bytes_max: usize,
+    /// Questions in a statement.
+    pub(super) batches: Histogram,
     inner: Mutex<Inner<Q>>,
     arrived: Notify,
 }
@@ -64,7 +69,8 @@ struct Inner<Q: Question> {
 impl<Q: Question> Queue<Q> {
     pub(super) fn new(jobs_max: usize, bytes_max: usize) -> Queue<Q> {
         let inner = Inner { ready: VecDeque::new(), behind: HashMap::new(), jobs: 0, bytes: 0, closed: false };
-        Queue { jobs_max, bytes_max, inner: Mutex::new(inner), arrived: Notify::new() }
+        let batches = Histogram::new(COUNT_BOUNDS);
+        Queue { jobs_max, bytes_max, batches, inner: Mutex::new(inner), arrived: Notify::new() }
     }
 
     pub(super) fn push(&self, job: Job<Q>) -> Result<(), StoreError> {
@@ -110,6 +116,7 @@ impl<Q: Question> Queue<Q> {
         loop {
             let batch = self.take_now(jobs_max, bytes_max);
             if !batch.is_empty() {
+                self.batches.record(batch.len() as u64);
                 return Some(batch);
             }
             if self.inner.lock().closed {

@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,6 +28,7 @@ use tokio::{
 };
 
 use super::{checks, value};
+use crate::figures::Histogram;
 
 /// Where a node is.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -59,6 +63,15 @@ pub(super) struct Settings {
     pub(super) queue_bytes_max: usize,
     pub(super) copies: Copies,
     pub(super) accept_loss: bool,
+    pub(super) measured: Measured,
+}
+
+/// What the lanes of all nodes count.
+pub(super) struct Measured {
+    /// Requests in a round trip.
+    pub(super) batches: Histogram,
+    /// Lanes that have a connection.
+    pub(super) connections: AtomicU64,
 }
 
 /// Whether a node is one of many.
@@ -254,6 +267,7 @@ impl Queue {
             let filled = self.filled.notified();
             let batch = self.take_now(settings);
             if !batch.is_empty() {
+                settings.measured.batches.record(batch.len() as u64);
                 return batch;
             }
             filled.await;
@@ -283,13 +297,13 @@ impl Queue {
 }
 
 async fn lane(node: Arc<Inner>) {
-    let mut connection = None;
+    let mut connection: Option<(Connection, Counted<'_>)> = None;
     loop {
         let batch = node.queue.take(&node.settings).await;
         let mut open = match connection.take() {
             Some(open) => open,
             None => match node.connect().await {
-                Ok(open) => open,
+                Ok(open) => (open, Counted::one_more(&node.settings.measured.connections)),
                 Err(trouble) => {
                     for job in batch {
                         let _ = job.reply.send(Err(trouble.clone()));
@@ -298,9 +312,25 @@ async fn lane(node: Arc<Inner>) {
                 }
             },
         };
-        if node.run(&mut open, batch).await == Afterwards::Usable {
+        if node.run(&mut open.0, batch).await == Afterwards::Usable {
             connection = Some(open);
         }
+    }
+}
+
+/// Counts while it is there.
+struct Counted<'a>(&'a AtomicU64);
+
+impl Counted<'_> {
+    fn one_more(count: &AtomicU64) -> Counted<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

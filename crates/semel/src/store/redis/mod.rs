@@ -9,7 +9,14 @@
 //! a failover keeps it if the replica that takes over has it, for which writes can wait ([`Options::replicas`]), though
 //! no such wait makes Redis a consensus. [`RedisStore::open`] refuses servers that forget as a matter of course.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{ClientTlsConfig, TlsCertificates, Value};
@@ -19,10 +26,11 @@ use semel_core::{
 };
 
 use super::{
-    Clock, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
+    Clock, Figures, Found, PhaseKind, Put, Record, RecordKey, Stamp, Store, StoreError, Swap, Swapped,
     shared::{Finding, OpenError, Password, Severity, Tls, TlsPem, Url, admit},
 };
-use lanes::{Copies, Kind, Settings, Trouble, Writes};
+use crate::figures::{COUNT_BOUNDS, Histogram};
+use lanes::{Copies, Kind, Measured, Settings, Trouble, Writes};
 use nodes::{Nodes, Question, Whom};
 use value::Room;
 
@@ -159,6 +167,7 @@ impl RedisStore {
             queue_bytes_max: options.queue_bytes_max,
             copies,
             accept_loss: options.accept_loss,
+            measured: Measured { batches: Histogram::new(COUNT_BOUNDS), connections: AtomicU64::new(0) },
         };
         let unreachable =
             |trouble: Trouble| OpenError::Unreachable { server: server.clone(), why: trouble.to_string() };
@@ -314,6 +323,7 @@ impl Store for RedisStore {
                 phase: Phase::Unknown,
                 retention: Duration::from_secs(10),
                 guard: None,
+                about: None,
             };
             for (expect, put) in [(None, Some(Put { stamp, record })), (Some(stamp), None)] {
                 match self.0.swap(&key, &Swap { expect, put }).await? {
@@ -324,5 +334,14 @@ impl Store for RedisStore {
             }
         }
         Ok(())
+    }
+
+    fn figures(&self) -> Figures {
+        let measured = self.0.nodes.measured();
+        Figures {
+            batches: Some(measured.batches.read()),
+            connections: Some(measured.connections.load(Ordering::Relaxed)),
+            ..Figures::default()
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     super::StoreError,
-    lanes::{Address, Answer, Asking, Ends, Kind, Node, Request, Settings, Trouble, Writes},
+    lanes::{Address, Answer, Asking, Ends, Kind, Measured, Node, Request, Settings, Trouble, Writes},
     value::Script,
 };
 
@@ -79,6 +79,11 @@ impl fmt::Debug for Nodes {
 }
 
 impl Nodes {
+    /// What the lanes of all nodes count.
+    pub(super) fn measured(&self) -> &Measured {
+        &self.shared.settings.measured
+    }
+
     /// Finds the primaries; connects to them when they are first asked something.
     pub(super) async fn find(seeds: Vec<Address>, settings: Settings) -> Result<Nodes, Trouble> {
         let (kind, settings) = (settings.kind, Arc::new(settings));

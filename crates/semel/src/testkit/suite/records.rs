@@ -18,8 +18,8 @@ use crate::{
         Harness, Keeps,
         prng::Prng,
         sample::{
-            LEASE, REPLAY_FOR, RETENTION, completed, fingerprint, guard, guarded, held, in_flight, key, omitted, put,
-            stamp, unknown,
+            LEASE, REPLAY_FOR, RETENTION, about, completed, fingerprint, guard, guarded, held, in_flight, key, omitted,
+            put, stamp, unknown,
         },
     },
 };
@@ -65,6 +65,10 @@ pub(super) fn shapes() -> Vec<Record> {
         Record { guard: Some(guard(15)), ..omitted(15) },
         Record { guard: Some(guard(16)), ..completed(16, "{}") },
         held(17),
+        Record { about: Some(about(19)), ..in_flight(19) },
+        Record { about: Some(about(20)), ..completed(20, "{}") },
+        Record { about: Some(about(21)), guard: Some(guard(21)), ..omitted(21) },
+        Record { about: Some(about(22)), ..held(22) },
         Record { phase: Phase::Held { owner: key(18), resource: None }, retention: century, ..held(18) },
         Record { attempt: u32::MAX, ..in_flight(5) },
         Record { attempt: 0x0102_0304, retention: century, ..unknown(6) },

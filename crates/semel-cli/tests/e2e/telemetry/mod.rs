@@ -1,0 +1,3 @@
+//! What operators see of the gateway from outside: the page of metrics, and traces.
+
+mod metrics;
