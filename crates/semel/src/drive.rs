@@ -17,7 +17,7 @@ use http::{Response, StatusCode};
 use semel_core::{
     admit::Covered,
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Fresh, Guard, Permit, Step, Which},
+    exchange::{Answer, Exchange, Executed, Fresh, Guard, Permit, Probed, Step, Which},
     policy::RoutePolicy,
     record::ExchangeId,
     register::{Found, Swap, Swapped},
@@ -33,6 +33,7 @@ use crate::{
     body::Body,
     event::{Event, Exchanged, Met, Observer},
     layer::State,
+    probe::Probing,
     quota::Reserved,
     seal::Seals,
     store::{Store, StoreError},
@@ -51,6 +52,14 @@ const STORE_PAUSE: Duration = Duration::from_millis(20);
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the caller waits for a settle that the store does not confirm, before the true reply is told as unkept.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the driver may do at the origin.
+pub(crate) struct Handling<E> {
+    /// Executes, at most once.
+    pub execute: E,
+    /// Asks, at most once, what became of the attempts before, where the route says how.
+    pub probe: Option<Probing>,
+}
 
 /// What an execution left.
 #[derive(Debug)]
@@ -91,9 +100,10 @@ pub(crate) struct Told {
 }
 
 /// An exchange that has done nothing yet, for what is told of it in the end.
-pub(crate) fn exchanged(id: ExchangeId, record: RecordKey) -> Exchanged {
+pub(crate) fn exchanged(id: ExchangeId, covered: &Covered) -> Exchanged {
     let none = Duration::ZERO;
-    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, met: None }
+    let (record, trace) = (covered.record_key, covered.about.trace);
+    Exchanged { id, record, attempt: 0, claim: none, execute: none, settle: none, trace, met: None }
 }
 
 /// What an exchange reports to: one line in the log, and whoever else listens.
@@ -114,10 +124,11 @@ pub(crate) async fn drive<F>(
     (guard, fresh): (Guard, Fresh),
     mut reserved: Option<Reserved>,
     mut tell: oneshot::Sender<(Told, Exchanged)>,
-    execute: impl FnOnce(u32, ExchangeId) -> F,
+    handling: Handling<impl FnOnce(u32, ExchangeId) -> F>,
 ) where
     F: Future<Output = Execution>,
 {
+    let Handling { execute, mut probe } = handling;
     let State { waiters, giving_back, .. } = state;
     let key = covered.record_key;
     let id = new_exchange_id();
@@ -133,7 +144,7 @@ pub(crate) async fn drive<F>(
     let mut executed: Option<Execution> = None;
     // Only where somebody may wait for it.
     let _running = if covered.route.wait_max.is_zero() { None } else { waiters.running(id) };
-    let mut summary = exchanged(id, key);
+    let mut summary = exchanged(id, covered);
     let mut claimed_at = Instant::now();
     let mut patient_until = claimed_at + CLAIM_PATIENCE;
     loop {
@@ -206,6 +217,12 @@ pub(crate) async fn drive<F>(
                 let outcome = execution.executed.clone();
                 executed = Some(execution);
                 exchange.on_executed(permit, outcome)
+            }
+            Step::Probe => {
+                let probed = probe_within(&covered.route, probe.take(), id).await;
+                // The store has not been waited for meanwhile.
+                patient_until = Instant::now() + CLAIM_PATIENCE;
+                exchange.on_probed(probed)
             }
             Step::Wait { seen, at_most } => {
                 let began = Instant::now();
@@ -364,6 +381,22 @@ pub(crate) fn may_recover(error: &StoreError) -> bool {
         StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Full(_) => true,
         StoreError::Corrupt(_) => false,
     }
+}
+
+/// Asks the origin for at most the route's `probe_max`. Nothing is concluded from whatever goes wrong.
+async fn probe_within(route: &RoutePolicy, probe: Option<Probing>, id: ExchangeId) -> Probed {
+    let (Some(probe), Some(rule)) = (probe, &route.probe) else { return Probed::Undecided };
+    let probed = match tokio::time::timeout(rule.probe_max, AssertUnwindSafe(probe).catch_unwind()).await {
+        Ok(Ok(probed)) => probed,
+        Ok(Err(_)) | Err(_) => Probed::Undecided,
+    };
+    let words = match &probed {
+        Probed::Found(_) => "found",
+        Probed::Absent => "absent",
+        Probed::Undecided => "undecided",
+    };
+    tracing::info!(target: "semel::exchange", exchange = %id, route = route.name(), probed = words, "the origin was asked");
+    probed
 }
 
 /// Executes until `deadline`. The permit goes in and comes out: one permit, one execution.

@@ -73,6 +73,8 @@ pub struct Exchanged {
     pub execute: Duration,
     /// How long the settle took the store.
     pub settle: Duration,
+    /// Where its request stands in a trace.
+    pub trace: Option<TraceContext>,
     /// Another exchange whose record it found under its key: of a replay, the one that is replayed.
     pub met: Option<Met>,
 }
@@ -122,6 +124,8 @@ impl Event<'_> {
                 claim_us = micros(exchange.claim),
                 execute_us = micros(exchange.execute),
                 settle_us = micros(exchange.settle),
+                met = exchange.met.map(|met| display(met.exchange)),
+                trace = exchange.trace.map(|trace| display(format!("{:032x}", trace.trace_id))),
             ),
         }
     }

@@ -36,10 +36,11 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{Body, BoxError},
-    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, LostCause, Told, drive, look, report},
+    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, Handling, LostCause, Told, drive, look, report},
     effect::{Lost, NotSent},
     event::{Answered, Both, Event, Observer, Passed},
     observe::{Released, Watched, release_by_operator},
+    probe::probing,
     quota::{Quota, Reserved},
     reply::{self, Content},
     store::{Store, StoreError},
@@ -384,7 +385,7 @@ where
         Ok(Err(_broken)) => return refuse(&Problem::new(ProblemType::RequestIncomplete)),
         Err(_elapsed) => return refuse(&Problem::new(ProblemType::RequestTimeout)),
     };
-    let covered = match admitted.cover(policy, secret, &head(parts, caller), &content) {
+    let mut covered = match admitted.cover(policy, secret, &head(parts, caller), &content) {
         Ok(Some(covered)) => covered,
         Ok(None) => return Complete::Unprotected(Body::with_trailers(content, trailers)),
         Err(refused) => return refuse(&refused.problem),
@@ -395,6 +396,9 @@ where
     }
     // A kept reply is told to clients that accept other codings than the first (conformance H31).
     parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some((name, value)) = covered.sent.take() {
+        parts.headers.insert(name, value);
+    }
     Complete::Covered(covered, Body::with_trailers(content, trailers))
 }
 
@@ -408,7 +412,7 @@ async fn exchange<S, R>(
     watched: Option<Watched>,
 ) -> Response<Body>
 where
-    S: Service<Request<Body>, Response = Response<R>> + Send + 'static,
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
     R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -422,11 +426,11 @@ where
     let (fresh, reserved) = Reserved::of(shared.quota.as_ref(), &covered.principal);
     // Only where replays are authorised is the request needed once it is on its way.
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
-    let is_traced = covered.about.trace.is_some();
     let (tell, told) = oneshot::channel();
     let driving = Arc::clone(&shared);
     // In a box from the start: it is some kilobytes, and spawning would move them about.
     let exchange: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let probe = probing(&driving.policy, &covered, &parts, &inner);
         let request = Request::from_parts(parts, content);
         let route = Arc::clone(&covered.route);
         let reason = covered.guard_override.take();
@@ -435,7 +439,8 @@ where
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
         let Shared { store, state, observer, .. } = &*driving;
-        drive(store, state, observer.as_deref(), &covered, (guard, fresh), reserved, tell, execute).await;
+        let handling = Handling { execute, probe };
+        drive(store, state, observer.as_deref(), &covered, (guard, fresh), reserved, tell, handling).await;
     });
     shared.state.running.spawn(exchange);
     let Ok((told, exchanged)) = told.await else {
@@ -446,7 +451,7 @@ where
     let is_own = matches!(told.answer, Answer::Own { .. });
     let decision = told.event(&asked.route, exchanged).decision;
     let mut response = tell_answer(&shared.policy, shared.authorize.as_deref(), &asked, told).await;
-    if is_traced {
+    if exchanged.trace.is_some() {
         let route = Arc::clone(&asked.route);
         response.extensions_mut().insert(Answered { route, decision, exchange: Some(exchanged) });
     }

@@ -10,6 +10,7 @@ mod event;
 pub mod figures;
 pub mod layer;
 mod observe;
+mod probe;
 mod quota;
 mod reply;
 mod seal;

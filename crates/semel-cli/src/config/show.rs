@@ -7,7 +7,7 @@ use semel_core::{
     fingerprint::FingerprintRule,
     guard::{GuardRule, Overriding, Source},
     key::{AttemptSuffix, Form, Grammar, KeyRule, Pointer, Presence},
-    policy::{Effect, PathTemplate, Preset, RoutePolicy},
+    policy::{Effect, PathTemplate, Preset, ProbeRule, RoutePolicy, Shown},
     release::{ReleaseRule, Shows},
     wire::ProblemType,
 };
@@ -42,6 +42,13 @@ pub(crate) fn show(config: &Config) -> String {
     for route_policy in policy.routes() {
         route(&mut page, route_policy);
     }
+    if policy.routes().iter().all(|route| route.probe.is_none()) {
+        page.gap();
+        page.note("A route may ask the origin what became of a request whose outcome is unknown; none does here.");
+        for line in NO_PROBE.trim().lines() {
+            page.note(line);
+        }
+    }
     if policy.routes().iter().all(|route| route.guard.is_none() && route.releases.is_empty()) {
         page.gap();
         page.note("A route may have a guard, and releases of its guard or slot; none has one here.");
@@ -51,6 +58,18 @@ pub(crate) fn show(config: &Config) -> String {
     }
     out
 }
+
+/// How a probe looks where there is none to show.
+const NO_PROBE: &str = r#"
+[route.probe]                                 # with on_unknown = "probe": the origin is asked with GET
+path = "/orders/by-key/{key}"                 # {key} and the variables of the route's path; a query is allowed
+found = ["200"]                               # it happened: the content is kept as the reply
+absent = ["404"]                              # it did not, once the record is old enough
+member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+status = 201                                  # that the kept reply has; not set: as the origin answers
+probe_max = "5s"                              # the origin may take to answer
+after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
+"#;
 
 /// How a guard and a release look where there is none to show.
 const NO_GUARD: &str = r#"
@@ -288,9 +307,10 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set("methods", list(route.methods.iter().map(http::Method::as_str)), "methods that are covered");
     page.set("path", text(route.path.as_str()), "{name} is any one segment, * at the end any rest");
     let (mut name, mut member, mut rules) = (None, None, (Grammar::default(), Form::default(), Presence::default()));
-    let mut suffix = AttemptSuffix::default();
+    let (mut suffix, mut sent) = (AttemptSuffix::default(), None);
     let key = match &route.key {
-        KeyRule::Header { name: header, grammar, form, presence, attempt_suffix } => {
+        KeyRule::Header { name: header, grammar, form, presence, attempt_suffix, sent: as_what } => {
+            sent = Some(text(words::sent(*as_what)));
             name = Some(text(&words::header(header)));
             rules = (*grammar, *form, *presence);
             suffix = *attempt_suffix;
@@ -309,6 +329,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.maybe("key_member", member, "a JSON Pointer, for key = \"member\"");
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
+    page.maybe("key_sent", sent, "to the origin: as-received, bare, quoted; one spelling for an origin that is to know it again");
     page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
     page.set(
         "attempt_suffix",
@@ -338,7 +359,7 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.set(
         "on_unknown",
         text(words::on_unknown(route.on_unknown)),
-        "refuse; reexecute, forward-key: the origin is idempotent",
+        "refuse; reexecute, forward-key: the origin is idempotent; probe: the origin is asked, see [route.probe]",
     );
     page.set("on_expired", text(words::on_expired(route.on_expired)), "past replay_for: refuse, execute");
     page.set("on_late", text(words::on_late(route.on_late)), "an old Repeatability-First-Sent: ignore, refuse");
@@ -383,12 +404,29 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
         members.extend(own.content_type.map(|media| format!("content_type = {}", text(&media))));
         page.set(kind.code(), format!("{{ {} }}", members.join(", ")), kind.title());
     }
+    if let Some(rule) = &route.probe {
+        probe(page, rule);
+    }
     if let Some(rule) = &route.guard {
         guard(page, rule);
     }
     for rule in &route.releases {
         release(page, rule);
     }
+}
+
+fn probe(page: &mut Page<'_>, rule: &ProbeRule) {
+    page.table("[route.probe]");
+    page.set("path", text(rule.path.as_str()), "where the origin is asked what became of a request");
+    let statuses = |shown| list(words::statuses(rule.statuses_that_show(shown)));
+    page.set("found", statuses(Shown::Found), "it happened: the content is kept as the reply");
+    page.set("absent", statuses(Shown::Absent), "it did not, once the record is old enough");
+    let member = rule.member.as_ref().map(|pointer| text(pointer.as_str()));
+    page.maybe("member", member, "a JSON Pointer that must be there, and not empty, for found");
+    let status = rule.status.map(|status| status.as_u16().to_string());
+    page.maybe("status", status, "that the kept reply has; not set: as the origin answers");
+    page.time("probe_max", rule.probe_max, "the origin may take to answer");
+    page.time("after", rule.after, "the age of the record from which absent is believed");
 }
 
 fn guard(page: &mut Page<'_>, rule: &GuardRule) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use semel_core::{
-    key::{AttemptSuffix, Form, Grammar, Presence},
+    key::{AttemptSuffix, Form, Grammar, Presence, Sent},
     policy::{OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
 };
 
@@ -76,6 +76,14 @@ pub(crate) fn form(form: Form) -> &'static str {
     }
 }
 
+pub(crate) fn sent(sent: Sent) -> &'static str {
+    match sent {
+        Sent::AsReceived => "as-received",
+        Sent::Bare => "bare",
+        Sent::Quoted => "quoted",
+    }
+}
+
 pub(crate) fn presence(presence: Presence) -> &'static str {
     match presence {
         Presence::Optional => "optional",
@@ -116,6 +124,7 @@ pub(crate) fn on_unknown(rule: OnUnknown) -> &'static str {
         OnUnknown::Refuse => "refuse",
         OnUnknown::Reexecute => "reexecute",
         OnUnknown::ForwardKey => "forward-key",
+        OnUnknown::Probe => "probe",
     }
 }
 

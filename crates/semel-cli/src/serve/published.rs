@@ -6,7 +6,7 @@ use semel_core::{
     fingerprint::FingerprintRule,
     guard::{GuardRule, Overriding, Source},
     key::{KeyRule, Pointer},
-    policy::{Effect, Policy, RoutePolicy},
+    policy::{Effect, Policy, ProbeRule, RoutePolicy, Shown},
     release::{ReleaseRule, Shows},
     wire::{GUARD_OVERRIDE, ProblemType},
 };
@@ -66,12 +66,29 @@ struct Route<'a> {
     /// Those that are told in the API's own form instead of application/problem+json.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems_in_own_form: Vec<&'static str>,
+    /// How the origin is asked what became of a request whose outcome is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<ProbePart<'a>>,
     /// What no two live operations of a caller may have in common.
     #[serde(skip_serializing_if = "Option::is_none")]
     guard: Option<GuardPart<'a>>,
     /// Which responses free the guard, or the slot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     releases: Vec<ReleasePart<'a>>,
+}
+
+#[derive(Serialize)]
+struct ProbePart<'a> {
+    path: &'a str,
+    found: Vec<String>,
+    absent: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<&'a str>,
+    /// Of the kept reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Absence is believed of a record of this age.
+    after_seconds: Seconds,
 }
 
 #[derive(Serialize)]
@@ -127,6 +144,9 @@ struct KeyPart {
     form: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt_suffix: Option<&'static str>,
+    /// How the origin is sent it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<&'static str>,
     presence: &'static str,
     /// The resource that the key is an id of: it counts for that one, instead of for route and path.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,8 +247,22 @@ impl Route<'_> {
                 .filter(|kind| route.problem_words(*kind).content.is_some())
                 .map(ProblemType::code)
                 .collect(),
+            probe: route.probe.as_ref().map(ProbePart::of),
             guard: route.guard.as_ref().map(GuardPart::of),
             releases: route.releases.iter().map(ReleasePart::of).collect(),
+        }
+    }
+}
+
+impl ProbePart<'_> {
+    fn of(rule: &ProbeRule) -> ProbePart<'_> {
+        ProbePart {
+            path: rule.path.as_str(),
+            found: words::statuses(rule.statuses_that_show(Shown::Found)),
+            absent: words::statuses(rule.statuses_that_show(Shown::Absent)),
+            member: rule.member.as_ref().map(Pointer::as_str),
+            status: rule.status.map(|status| status.as_u16()),
+            after_seconds: Seconds(rule.after),
         }
     }
 }
@@ -285,12 +319,13 @@ impl ReleasePart<'_> {
 impl KeyPart {
     fn of(route: &RoutePolicy) -> KeyPart {
         match &route.key {
-            KeyRule::Header { name, grammar, form, presence, attempt_suffix } => KeyPart {
+            KeyRule::Header { name, grammar, form, presence, attempt_suffix, sent } => KeyPart {
                 location: "header",
                 name: Some(words::header(name)),
                 grammar: Some(words::grammar(*grammar)),
                 form: Some(words::form(*form)),
                 attempt_suffix: Some(words::attempt_suffix(*attempt_suffix)),
+                sent: Some(words::sent(*sent)),
                 presence: words::presence(*presence),
                 id_of: None,
             },
@@ -300,6 +335,7 @@ impl KeyPart {
                 grammar: Some(words::grammar(*grammar)),
                 form: None,
                 attempt_suffix: None,
+                sent: None,
                 presence: words::presence(*presence),
                 id_of: route.resource.as_ref().map(|resource| resource.as_str().to_owned()),
             },
@@ -309,6 +345,7 @@ impl KeyPart {
                 grammar: None,
                 form: None,
                 attempt_suffix: None,
+                sent: None,
                 presence: "required",
                 id_of: None,
             },

@@ -82,7 +82,7 @@ pub(super) async fn covered<DB, W>(
         request,
         work,
         pending: Pending::Nothing,
-        summary: exchanged(id, covered.record_key),
+        summary: exchanged(id, covered),
     };
     let Some(told) = driver.drive(&mut tell).await else { return };
     report(None, &told.event(&covered.route, driver.summary));
@@ -270,7 +270,12 @@ where
         let row = within(self.settle_until, DB::read(&mut conn, &self.covered.record_key, self.shared.now_ms())).await;
         match exchange.on_swapped(Swapped::Found(found(row.ok()??).ok()??)) {
             Step::Answer(answer) => Some(told(answer)),
-            Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::GiveBack { .. } => None,
+            Step::Swap { .. }
+            | Step::Look(_)
+            | Step::Execute(_)
+            | Step::Probe
+            | Step::Wait { .. }
+            | Step::GiveBack { .. } => None,
         }
     }
 
@@ -318,6 +323,7 @@ where
                 }
                 Step::Execute(permit) => break permit,
                 Step::Wait { .. } => unreachable!("the rules of this mode have no wait_max"),
+                Step::Probe => unreachable!("a policy that probes is refused"),
                 Step::Answer(answer) => return Ok(End::Rollback(told(answer))),
                 Step::GiveBack { .. } => unreachable!("a transaction that fails is rolled back"),
             };
@@ -735,7 +741,7 @@ fn told(answer: Answer) -> Told {
 fn settle_of(step: Step) -> Swap {
     match step {
         Step::Swap { swap, .. } => swap,
-        Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::Answer(_) | Step::GiveBack { .. } => {
+        Step::Look(_) | Step::Execute(_) | Step::Probe | Step::Wait { .. } | Step::Answer(_) | Step::GiveBack { .. } => {
             unreachable!("an execution is followed by its settle")
         }
     }
@@ -744,7 +750,7 @@ fn settle_of(step: Step) -> Swap {
 fn answer_of(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
-        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Wait { .. } | Step::GiveBack { .. } => {
+        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Probe | Step::Wait { .. } | Step::GiveBack { .. } => {
             unreachable!("the exchange is over")
         }
     }

@@ -204,6 +204,9 @@ struct Operation(RecordKey);
 #[cfg(feature = "sqlite")]
 impl Transactional<sqlx::Sqlite> {
     /// Brings the three together. Ages are measured by this process's [`SystemClock`].
+    ///
+    /// # Panics
+    /// If a route of the policy has `on_unknown = "probe"`: here no outcome is left to ask an origin about.
     pub fn new(policy: Policy, secret: Secret, pool: Pool<sqlx::Sqlite>) -> Self {
         Self::bring(policy, secret, pool, Some(Arc::new(SystemClock::new())))
     }
@@ -212,6 +215,9 @@ impl Transactional<sqlx::Sqlite> {
 #[cfg(feature = "postgres")]
 impl Transactional<sqlx::Postgres> {
     /// Brings the three together. Ages are measured by the database's clock.
+    ///
+    /// # Panics
+    /// If a route of the policy has `on_unknown = "probe"`: here no outcome is left to ask an origin about.
     pub fn new(policy: Policy, secret: Secret, pool: Pool<sqlx::Postgres>) -> Self {
         Self::bring(policy, secret, pool, None)
     }
@@ -344,6 +350,13 @@ impl<DB: Register> Transactional<DB> {
     }
 
     fn bring(policy: Policy, secret: Secret, pool: Pool<DB>, clock: Option<Arc<dyn Clock>>) -> Self {
+        if let Some(route) = policy.routes().iter().find(|route| route.probe.is_some()) {
+            let name = route.name();
+            panic!(
+                "the route {name} has `on_unknown = \"probe\"`, which the transactional mode has no use for: \
+                 a transaction that was not committed did nothing, so there is nothing to ask an origin about"
+            );
+        }
         let settings = DB::Settings::default();
         Transactional(Arc::new(Shared { policy, secret, pool, settings, clock, transactions: Arc::default() }))
     }

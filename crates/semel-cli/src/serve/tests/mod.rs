@@ -107,6 +107,7 @@ impl Gateway {
             header_read_max: Duration::from_mins(1),
             closing: closing.clone(),
             connections: connections.clone(),
+            traces: None,
         };
         let (sender, mut receiver) = mpsc::unbounded_channel();
         tokio::spawn(listen::accept(listener, 1_000, vec![sender], closing.clone()));

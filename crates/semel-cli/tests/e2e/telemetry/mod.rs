@@ -1,3 +1,5 @@
 //! What operators see of the gateway from outside: the page of metrics, and traces.
 
 mod metrics;
+mod collector;
+mod traces;

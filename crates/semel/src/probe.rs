@@ -1,0 +1,99 @@
+//! Asks the service itself what became of a request whose outcome is unknown, where its route says how.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use semel_core::{
+    admit::Covered,
+    exchange::Probed,
+    policy::{Policy, ProbeRule, ReplyRule, RoutePolicy, Shown},
+    record::Kept,
+};
+use tower::Service;
+
+use crate::{
+    body::{Body, BoxError},
+    effect::{Lost, NotSent},
+    reply::{self, Content},
+};
+
+/// How a service can tell a probe from a client's request.
+const USER_AGENT: HeaderValue = HeaderValue::from_static("semel-probe");
+
+/// A probe that has not begun.
+pub(crate) type Probing = Pin<Box<dyn Future<Output = Probed> + Send>>;
+
+/// The probe of a request, to be awaited at most once; `None` where its route has none. `head` is the request's: the probe
+/// has its credentials, the host that it is for, and nothing else of it.
+pub(crate) fn probing<S, R>(policy: &Policy, covered: &Covered, head: &Parts, inner: &S) -> Option<Probing>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: Into<BoxError>,
+{
+    let rule = covered.route.probe.as_ref()?;
+    // A key that cannot be in a path is nothing that the origin could be asked about.
+    let target = covered.probe.as_ref().and_then(|target| target.parse::<Uri>().ok());
+    let Some(target) = target else { return Some(Box::pin(async { Probed::Undecided })) };
+    let mut question = Request::new(Body::empty());
+    *question.method_mut() = Method::GET;
+    *question.uri_mut() = target;
+    let headers = question.headers_mut();
+    for name in policy.principal().iter().chain([&header::HOST]) {
+        for value in head.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    if let Some(Ok(host)) = head.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str())) {
+        headers.insert(header::HOST, host);
+    }
+    headers.insert(header::USER_AGENT, USER_AGENT);
+    // As of what is kept otherwise (conformance H31).
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let (route, rule, inner) = (Arc::clone(&covered.route), rule.clone(), inner.clone());
+    Some(Box::pin(ask(inner, question, route, rule)))
+}
+
+async fn ask<S, R>(mut inner: S, question: Request<Body>, route: Arc<RoutePolicy>, rule: ProbeRule) -> Probed
+where
+    S: Service<Request<Body>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: Into<BoxError>,
+{
+    if poll_fn(|cx| inner.poll_ready(cx)).await.is_err() {
+        return Probed::Undecided;
+    }
+    let Ok(response) = inner.call(question).await else { return Probed::Undecided };
+    let (parts, mut body) = response.into_parts();
+    if parts.extensions.get::<NotSent>().is_some() || parts.extensions.get::<Lost>().is_some() {
+        return Probed::Undecided;
+    }
+    match rule.shown_by_status(parts.status.as_u16()) {
+        Shown::Undecided => return Probed::Undecided,
+        Shown::Absent => return Probed::Absent,
+        Shown::Found => {}
+    }
+    let status = rule.status.unwrap_or(parts.status);
+    let omitted = Kept::Omitted { status: status.as_u16() };
+    let content = match reply::read(&mut body, route.reply_body_bytes_max).await {
+        Ok(Content::Whole { content, .. }) => content,
+        Ok(Content::Larger { .. }) if rule.member.is_none() => return Probed::Found(omitted),
+        Ok(Content::Larger { .. }) | Err(_) => return Probed::Undecided,
+    };
+    match (rule.shown_by_content(&content), route.reply) {
+        (Shown::Undecided, _) => Probed::Undecided,
+        (Shown::Absent, _) => Probed::Absent,
+        (Shown::Found, ReplyRule::Omitted) => Probed::Found(omitted),
+        (Shown::Found, ReplyRule::Kept) => {
+            Probed::Found(Kept::Reply(Arc::new(reply::keep(&route, status, &parts.headers, content))))
+        }
+    }
+}
