@@ -33,6 +33,16 @@ pub(crate) struct IdentityConfig {
     pub mapping_file: Option<PathBuf>,
 }
 
+impl IdentityConfig {
+    /// The header whose token says who asks, if one does.
+    pub(crate) fn token_header(&self) -> Option<&HeaderName> {
+        match &self.source {
+            IdentitySource::Jwt(jwt) => Some(&jwt.header),
+            IdentitySource::Headers | IdentitySource::ClientCertificate => None,
+        }
+    }
+}
+
 /// What says who asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum IdentitySource {

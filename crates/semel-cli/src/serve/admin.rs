@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use semel::{Body, Semel};
+use semel::Body;
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -20,6 +20,7 @@ use super::{
         release,
         token::Token,
     },
+    reload::CurrentTerms,
 };
 
 /// How long the store may take to prove that it works.
@@ -32,12 +33,10 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 /// What the admin address answers from.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    /// Whose store is probed.
-    pub semel: Semel,
+    /// Whose store is probed, and whose policy is told.
+    pub terms: CurrentTerms,
     /// Who tells who asks.
     pub identity: Arc<Identity>,
-    /// The policy document.
-    pub policy: Bytes,
     /// What operators see and do.
     pub operators: Operators,
     /// What operators show before they are told or do anything; without it nobody is.
@@ -83,7 +82,7 @@ impl Admin {
                 Some(refused) => refused,
                 None => self.readiness().await,
             },
-            POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
+            POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.terms.load().document)),
             METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
             release::RELEASE_PATH => self.release(request).await,
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
@@ -100,7 +99,8 @@ impl Admin {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let (status, content) = release::answer(&self.semel, &self.identity, self.token.as_ref(), request).await;
+        let semel = self.terms.load().semel.clone();
+        let (status, content) = release::answer(&semel, &self.identity, self.token.as_ref(), request).await;
         let mut response = json(status, format!("{content}\n"));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -120,7 +120,8 @@ impl Admin {
             let words = "{\"status\":\"the keys of tokens could not be fetched yet; see the log\"}\n";
             return json(StatusCode::SERVICE_UNAVAILABLE, words);
         }
-        match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {
+        let store = Arc::clone(self.terms.load().semel.store());
+        match tokio::time::timeout(PROBE_MAX, store.probe()).await {
             Ok(Ok(())) => json(StatusCode::OK, "{\"status\":\"ready\"}\n"),
             Ok(Err(error)) => {
                 tracing::warn!(target: "semel::store", %error, "not ready: the store's probe failed");

@@ -48,8 +48,7 @@ const UNKNOWN_REST_FACTOR: u32 = 10;
 
 /// What a request may have been told, in order.
 static DECISIONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let statuses =
-        [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
+    let statuses = [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
     let mut all: Vec<&str> = ["completed", "replay", "lost", OTHER].to_vec();
     all.extend(statuses.map(KeyStatus::as_str));
     all.extend(ProblemType::ALL.iter().map(|kind| kind.code()));
@@ -251,7 +250,11 @@ impl Page {
         for (why, name) in [(Passed::NotCovered, "not-covered"), (Passed::WithoutKey, "without-key")] {
             family.counter(&[("why", name)], counts.passed[why as usize].load(Relaxed))?;
         }
-        out.gauge("semel_exchanges_running", "Exchanges that are between claim and settle now", number(semel.running()))?;
+        out.gauge(
+            "semel_exchanges_running",
+            "Exchanges that are between claim and settle now",
+            number(semel.running()),
+        )?;
         let help = "How long the claim of an exchange took the store, tries and guards included";
         out.family("semel_claim_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?
             .times(&[], &counts.claim.read())?;
@@ -325,7 +328,8 @@ impl Page {
         let draining = if closing.has_begun() { 1.0 } else { 0.0 };
         out.gauge("semel_draining", "1 once the process no longer accepts and finishes what runs", draining)?;
         if let Some(spans) = &self.sources.spans {
-            let help = "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
+            let help =
+                "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
             let mut family = out.family("semel_spans", help, None, MetricType::Counter)?;
             for (outcome, count) in spans.read() {
                 family.counter(&[("outcome", outcome)], count)?;
@@ -380,7 +384,8 @@ impl Family<'_> {
     }
 
     fn histogram(&mut self, labels: Labels<'_>, counted: &Counted, shown: fn(u64) -> f64) -> fmt::Result {
-        let mut buckets: Vec<(f64, u64)> = counted.buckets.iter().map(|(bound, count)| (shown(*bound), *count)).collect();
+        let mut buckets: Vec<(f64, u64)> =
+            counted.buckets.iter().map(|(bound, count)| (shown(*bound), *count)).collect();
         buckets.push((f64::INFINITY, counted.over));
         let (sum, count) = (shown(counted.sum), counted.count());
         if labels.is_empty() {

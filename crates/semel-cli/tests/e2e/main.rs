@@ -17,6 +17,8 @@ mod many;
 mod pass_through;
 mod peers;
 mod policy;
+mod reload;
 mod security;
 mod store;
 mod telemetry;
+mod tls;

@@ -17,7 +17,7 @@ use self::{
     jwt::{Keys, Refusal},
     mapping::Mapping,
 };
-use super::tls::ClientSubject;
+use super::{reload::Check, tls::ClientSubject};
 use crate::config::{Config, ConfigError, IdentitySource, JwtConfig, KeysFrom};
 
 mod crypto;
@@ -59,12 +59,13 @@ impl Identity {
         Rules::read(config, None).map(|rules| Identity(RwLock::new(Arc::new(rules))))
     }
 
-    /// Reads it again; nothing has changed until the answer is called. Keys that are fetched stay, and go on being fetched
-    /// from where they were.
-    pub(crate) fn reread(self: &Arc<Self>, config: &Config) -> Result<impl FnOnce() + Send + use<>, ConfigError> {
-        let rules = Arc::new(Rules::read(config, Some(&self.0.read()))?);
-        let identity = Arc::clone(self);
-        Ok(move || *identity.0.write() = rules)
+    /// Its part of a reload: the files are read again. Keys that are fetched stay.
+    pub(crate) fn into_check(self: Arc<Self>) -> Check {
+        Box::new(move |config| {
+            let rules = Arc::new(Rules::read(config, Some(&self.0.read()))?);
+            let identity = Arc::clone(&self);
+            Ok(Box::new(move || *identity.0.write() = rules))
+        })
     }
 
     /// Fetches keys for as long as it is polled, where they are fetched.

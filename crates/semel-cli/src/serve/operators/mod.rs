@@ -20,6 +20,8 @@ pub(crate) mod release;
 pub(crate) mod row;
 pub(crate) mod token;
 
+use super::reload::CurrentTerms;
+
 use self::{
     recent::{Recent, Seen},
     row::{Cursor, Filter, Page, Row, Seconds, StampText, Standing},
@@ -39,7 +41,7 @@ const TIMELINE_EVENTS_MAX: usize = 100;
 /// What operators may see and do. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Operators {
-    semel: Semel,
+    terms: CurrentTerms,
     recent: Arc<Recent>,
 }
 
@@ -141,9 +143,13 @@ impl Refusal {
 }
 
 impl Operators {
-    /// Of the records of `semel`, and of what `recent` has seen.
-    pub(crate) fn new(semel: Semel, recent: Arc<Recent>) -> Operators {
-        Operators { semel, recent }
+    /// Of the records that are served on these terms, and of what `recent` has seen.
+    pub(crate) fn new(terms: CurrentTerms, recent: Arc<Recent>) -> Operators {
+        Operators { terms, recent }
+    }
+
+    fn semel(&self) -> Semel {
+        self.terms.load().semel.clone()
     }
 
     /// What this gateway has seen lately.
@@ -265,7 +271,7 @@ impl Operators {
     }
 
     async fn load(&self, record: RecordKey) -> Result<Option<Found>, Refusal> {
-        let loaded = timeout(STORE_MAX, self.semel.store().load(&record)).await;
+        let loaded = timeout(STORE_MAX, self.semel().store().load(&record)).await;
         loaded.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
     }
 
@@ -276,7 +282,7 @@ impl Operators {
         limit: u32,
         until: Instant,
     ) -> Result<Vec<(RecordKey, Found)>, Refusal> {
-        let page = timeout_at(until, self.semel.store().scan(kind, after, limit)).await;
+        let page = timeout_at(until, self.semel().store().scan(kind, after, limit)).await;
         page.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
     }
 }
