@@ -396,7 +396,13 @@ impl Config {
             None => (None, IdentitySettings::default()),
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
-        let identity = identity.build().map_err(|message| complain(span, &message))?;
+        let identity = identity.build().map_err(|message| complain(span.clone(), &message))?;
+        let shows_certificates = tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
+        if identity.source == IdentitySource::ClientCertificate && !shows_certificates {
+            let message = "identity.source = \"client-certificate\" needs [tls] with client_ca_file, and \
+                           client_certificate = \"required\" or \"optional\": otherwise nobody shows one";
+            return Err(complain(span, message));
+        }
         let quota = document.quota.unwrap_or_default().build();
         let (span, settings) = match document.store {
             None => (None, StoreSettings::default()),

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Act, Gate, Gateway, Origin, Reply, Request, Response, assert_problem, assert_replay, gateway, get, post, send,
+    Act, Authority, Conn, Gate, Gateway, Origin, Reply, Request, Response, assert_problem, assert_replay, gateway, get,
+    post, replace, send,
     tokens::{AUDIENCE, EC, ISSUER, Key, RSA, claims, key_set, seconds, unsigned},
     until,
 };
@@ -271,6 +272,85 @@ async fn sc06_a_rotated_credential_keeps_its_history() {
     assert_replay(&known, &gateway.send(&stranger).await);
 }
 
+/// Makes the gateway read its configuration again, and waits until it was judged; says in which words.
+async fn reload(gateway: &Gateway) -> String {
+    let told = || gateway.log().lines().filter(|line| line.contains("SIGHUP:")).map(str::to_owned).collect::<Vec<_>>();
+    let before = told().len();
+    gateway.signal("HUP");
+    until("the reload is over", async || told().len() > before).await;
+    told().pop().unwrap()
+}
+
+#[tokio::test]
+async fn sc06_sc12_a_reload_reads_the_mapping_again_and_changes_the_quota() {
+    let files = Files::new();
+    let mapping = |lines: &str| files.write("principals.toml", format!("[principals]\n{lines}"));
+    let (sk_1, sk_2) = (digest_of("Bearer sk_1"), digest_of("Bearer sk_2"));
+    let identity = format!("[identity]\nmapping_file = '{}'\n", mapping(&format!("acme = [{sk_1}]\n")));
+    let (origin, gateway) = started(&identity).await;
+    let first = gateway.send(&with_token("sk_1")).await;
+    mapping(&format!("acme = [{sk_1}, {sk_2}]\n"));
+    assert!(reload(&gateway).await.contains("reloaded"));
+    assert_replay(&first, &gateway.send(&with_token("sk_2")).await);
+    // A file that is wrong changes nothing, and tells no credential.
+    mapping("acme = [\"Bearer sk_1\"]\n");
+    let said = reload(&gateway).await;
+    assert!(
+        said.contains("is refused") && said.contains("principals.toml:2:9") && !said.contains("[\"Bearer"),
+        "{said}"
+    );
+    assert_replay(&first, &gateway.send(&with_token("sk_2")).await);
+    mapping(&format!("acme = [{sk_2}]\n"));
+    replace(gateway.setup.folder(), "semel.toml", &format!("{identity}[quota]\nlive_keys_max = 1\n"));
+    assert!(reload(&gateway).await.contains("[quota]"));
+    let fresh = |key: &str| post("/orders").key(key).header("Authorization", "Bearer sk_2");
+    assert_eq!(gateway.send(&fresh("a")).await.status, 201);
+    assert_problem(&gateway.send(&fresh("b")).await, 429, "quota-exceeded");
+    assert_replay(&first, &gateway.send(&with_token("sk_2")).await);
+    replace(gateway.setup.folder(), "semel.toml", &identity);
+    reload(&gateway).await;
+    assert_eq!(gateway.send(&fresh("b")).await.status, 201);
+    assert_eq!(origin.effects(), 3);
+    // Who asks is found out in one way for as long as the process lives.
+    replace(gateway.setup.folder(), "semel.toml", "[identity]\n");
+    assert!(reload(&gateway).await.contains("[identity], but for the contents of its files, cannot change"));
+}
+
+#[tokio::test]
+async fn sc01_sc06_a_client_certificate_names_the_caller() {
+    let (origin, authority) = (Origin::start().await, Authority::new());
+    let files = Files::new();
+    let lines = format!("acme = [{}, {}]\n", digest_of("CN=old"), digest_of("CN=new"));
+    let mapping = files.write("principals.toml", format!("[principals]\n{lines}"));
+    let setup = gateway(&origin);
+    let (cert, key) = authority.server().write(setup.folder(), "server");
+    let ca = replace(setup.folder(), "ca.pem", &authority.pem());
+    let tls = format!(
+        "[tls]\ncert_file = '{}'\nkey_file = '{}'\nclient_ca_file = '{}'\nclient_certificate = \"optional\"\n",
+        cert.display(),
+        key.display(),
+        ca.display()
+    );
+    let toml = format!("[identity]\nsource = \"client-certificate\"\nmapping_file = '{mapping}'\n{tls}");
+    let gateway = setup.config(&toml).start().await;
+    let ask = async |name: Option<&str>| {
+        let shown = name.map(|name| authority.client(name));
+        let mut conn = Conn::open_tls(gateway.addr, &authority.trusted_by(&["http/1.1"], shown.as_ref())).await;
+        // What a header says counts for nothing here.
+        conn.send(&with_token("CN=old").header("X-API-Key", "acme")).await;
+        conn.response().await
+    };
+    let first = ask(Some("old")).await;
+    assert_eq!((first.status, first.header("idempotent-replayed")), (201, None), "{first:?}");
+    assert_replay(&first, &ask(Some("new")).await);
+    for stranger in ["acme", "other", "old,CN=old"] {
+        assert_eq!(ask(Some(stranger)).await.header("idempotent-replayed"), None, "{stranger}");
+    }
+    assert_replay(&first, &ask(Some("old")).await);
+    assert_unauthenticated("no certificate", &ask(None).await, None);
+    assert_eq!(origin.effects(), 4);
+}
+
 #[tokio::test]
 async fn sc06_callers_of_tokens_may_share_a_name_and_nobody_can_take_it() {
     let files = Files::new();
@@ -311,6 +391,7 @@ async fn identity_that_cannot_be_is_refused_at_the_start() {
         (jwt(&file).replace("[identity.jwt]\n", "[identity.jwt]\nissue = \"x\"\n"), "did you mean `issuer`"),
         ("[identity]\nsource = \"jwt\"\n".to_owned(), "needs [identity.jwt]"),
         (jwt(&file).replace("source = \"jwt\"\n", ""), "[identity.jwt] is for identity.source = \"jwt\""),
+        ("[identity]\nsource = \"client-certificate\"\n".to_owned(), "needs [tls] with client_ca_file"),
         (format!("[identity]\nmapping_file = '{broken}'\n"), "principals.toml:2:9: expected \"sha256:\""),
     ];
     let origin = Origin::start().await;
