@@ -1,11 +1,13 @@
-//! The developer's tasks: `cargo xtask test|ci|tidy|generate|bench`.
+//! The developer's tasks: `cargo xtask test|ci|tidy|generate|bench|deb`.
 //!
 //! What a task needs from the machine is data ([`tools`]); what a document claims, a task reads ([`tidy`]).
 
 mod bench;
 mod cases;
 mod ci;
+mod deb;
 mod generate;
+mod npm;
 mod python;
 mod shell;
 mod sources;
@@ -38,6 +40,8 @@ enum Task {
     Generate(generate::Args),
     /// Builds as for shipping and measures; writes benches/RESULTS.md.
     Bench(bench::Args),
+    /// Builds as for shipping and makes the Debian package.
+    Deb(deb::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Generate(args) => generate::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Deb(args) => deb::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

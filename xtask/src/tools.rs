@@ -148,6 +148,13 @@ const TOOLS: &[Tool] = &[
         purpose: "runs what judges the sandbox's OpenAPI documents, and the Python client's tests",
     },
     Tool {
+        name: "systemd-analyze",
+        probes: &["systemd-analyze"],
+        package: "systemd",
+        needed_by: &[NeededBy::Test],
+        purpose: "reads the service that packages install",
+    },
+    Tool {
         name: "npm",
         probes: &["npm"],
         package: "npm",

@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use self::{
+    cors::CorsSettings,
     identity::{IdentitySettings, QuotaSettings},
     store::StoreSettings,
     telemetry::TelemetrySettings,
@@ -32,6 +33,7 @@ use self::{
 };
 
 mod complain;
+mod cors;
 mod identity;
 mod show;
 mod store;
@@ -41,7 +43,8 @@ mod tests;
 mod tls;
 pub(crate) mod words;
 
-pub(crate) use identity::{IdentityConfig, JwtConfig, KeysFrom, IdentitySource};
+pub(crate) use cors::{Cors, Credentials};
+pub(crate) use identity::{IdentityConfig, IdentitySource, JwtConfig, KeysFrom};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 pub(crate) use telemetry::Telemetry;
@@ -79,10 +82,14 @@ pub(crate) struct Gateway {
     pub upstream_tls: UpstreamTls,
     /// The folder of records and secret.
     pub data: PathBuf,
+    /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
+    pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
-    /// The file whose token lets operators release guards; without it nobody can.
+    /// The file whose token lets operators look at records, settle and release; without it nobody can.
     pub admin_token_file: Option<PathBuf>,
+    /// Where every act of an operator is written down; `None`: in `data`.
+    pub audit_log: Option<PathBuf>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
     /// Who is asked before a kept reply is told, if anybody.
@@ -109,6 +116,15 @@ pub(crate) struct Gateway {
     pub response_header_max: Duration,
     /// How long what runs may still run after SIGTERM.
     pub drain_max: Duration,
+    /// `[cors]`: which web pages may read its answers.
+    pub cors: Cors,
+}
+
+impl Gateway {
+    /// Where every act of an operator is written down.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.audit_log.clone().unwrap_or_else(|| self.data.join("audit.log"))
+    }
 }
 
 /// Who may read the policy document.
@@ -271,8 +287,10 @@ pub(crate) struct GatewaySettings {
     pub upstream_client_key_file: Option<PathBuf>,
     pub upstream_server_name: Option<String>,
     pub data: Option<PathBuf>,
+    pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
+    pub audit_log: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
     pub authorize: Option<Question>,
     pub host: Option<HostRule>,
@@ -333,6 +351,7 @@ impl std::error::Error for ConfigError {}
 struct Document {
     gateway: Option<GatewaySettings>,
     tls: Option<Spanned<TlsSettings>>,
+    cors: Option<CorsSettings>,
     identity: Option<Spanned<IdentitySettings>>,
     quota: Option<QuotaSettings>,
     store: Option<Spanned<StoreSettings>>,
@@ -377,7 +396,8 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build();
+        let gateway =
+            flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
         let gateway = gateway.map_err(|message| complain(None, &message))?;
         let tls = match document.tls {
             None => None,
@@ -390,6 +410,12 @@ impl Config {
             return Err(complain(
                 None,
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
+            ));
+        }
+        if gateway.audit_log.is_some() && gateway.admin_token_file.is_none() {
+            return Err(complain(
+                None,
+                "gateway.audit_log is about what operators do, who need a token: set gateway.admin_token_file too",
             ));
         }
         let (span, identity) = match document.identity {
@@ -435,8 +461,10 @@ impl GatewaySettings {
             upstream_client_key_file: self.upstream_client_key_file.or(base.upstream_client_key_file),
             upstream_server_name: self.upstream_server_name.or(base.upstream_server_name),
             data: self.data.or(base.data),
+            seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
+            audit_log: self.audit_log.or(base.audit_log),
             publish_policy: self.publish_policy.or(base.publish_policy),
             authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
@@ -454,7 +482,7 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self) -> Result<Gateway, String> {
+    fn build(self, cors: Cors) -> Result<Gateway, String> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
@@ -470,8 +498,10 @@ impl GatewaySettings {
             upstream,
             upstream_tls,
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
+            audit_log: self.audit_log,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
             authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),
@@ -486,6 +516,7 @@ impl GatewaySettings {
             connect_max: seconds(self.connect_max, 5),
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
+            cors,
         })
     }
 }

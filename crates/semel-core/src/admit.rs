@@ -11,6 +11,7 @@ use crate::{
     policy::{OnLate, Policy, RoutePolicy},
     record::{About, TraceContext},
     scope::{Caller, Principal, RecordKey, Scope, Secret},
+    seal::{Opener, Seal},
     wire::{
         GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
         Warning,
@@ -82,6 +83,8 @@ pub struct Covered {
     pub sent: Option<(HeaderName, HeaderValue)>,
     /// Where the origin is asked what became of it: path and query; `None` where it is not.
     pub probe: Option<String>,
+    /// What seals and opens its record.
+    pub seal: Seal,
     /// What operators may see of its record.
     pub about: Arc<About>,
 }
@@ -182,6 +185,7 @@ impl Admitted {
             content,
         };
         let record_key = RecordKey::of(secret, &scope, &key);
+        let seal = secret.seal(record_key, Opener::of(secret, &record_key, &key));
         let fingerprint = Fingerprint::of(secret, &route.fingerprint, &request);
         let resource = route.resource_at(&path, &key);
         let warning = key.is_stem().then_some(Warning::AttemptSuffix);
@@ -210,6 +214,7 @@ impl Admitted {
             guard_override,
             sent,
             probe,
+            seal,
             about,
         }))
     }

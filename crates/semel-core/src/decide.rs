@@ -130,7 +130,10 @@ pub fn decide(rules: &Rules, fingerprint: Fingerprint, found: &Found) -> Decisio
 fn completed(rules: &Rules, kept: &Kept) -> Decision {
     match (rules.on_completed, kept) {
         (OnCompleted::Conflict, kept) => Decision::Exists { original_status: kept.status() },
-        (OnCompleted::Replay, Kept::Omitted { status }) => Decision::ReplyGone { original_status: *status },
+        // What is still sealed here could not be opened: it was done, and that is all there is to tell.
+        (OnCompleted::Replay, Kept::Sealed(_) | Kept::Omitted { .. }) => {
+            Decision::ReplyGone { original_status: kept.status() }
+        }
         (OnCompleted::Replay, Kept::Reply(reply)) => Decision::Replay(Arc::clone(reply)),
     }
 }

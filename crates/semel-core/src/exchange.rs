@@ -10,9 +10,10 @@ use crate::{
     fingerprint::Fingerprint,
     planted::{Bug, planted},
     policy::Effect,
-    record::{ExchangeId, Kept, Phase, Record, Reply, Stamp},
+    record::{ExchangeId, Kept, Phase, Place, Record, Reply, Stamp},
     register::{Found, Put, Swap, Swapped},
     scope::RecordKey,
+    seal::Opener,
     wire::{KeyStatus, Problem, ProblemType, Warning},
 };
 
@@ -115,6 +116,8 @@ pub struct GuardClaim {
     pub key: RecordKey,
     /// The record of the request itself: whom the guard names.
     pub owner: RecordKey,
+    /// What opens the guard beside a sealing secret, for all who meet it.
+    pub opener: Opener,
     /// Where the request's resource is, for those who are refused: a path.
     pub resource: Option<String>,
     /// How long after the claim the guard is held at most; never less than the lease.
@@ -544,7 +547,7 @@ impl Exchange {
         let Some(guards_left) = self.guards_left.checked_sub(1) else {
             return self.give_back(&claimed, problem(ProblemType::InFlight));
         };
-        let phase = Phase::Held { owner: *owner, resource: resource.clone() };
+        let phase = Phase::Held { owner: *owner, resource: resource.clone().map(Place::Path) };
         let retention = (*hold_for).max(self.rules.lease);
         self.guards_left = guards_left;
         let mut put = self.put(claimed.attempt, phase);
@@ -565,6 +568,11 @@ impl Exchange {
             Phase::Held { .. } if planted(Bug::GuardTakenBlindly) => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, .. } if Some(owner) == own => self.hold(claimed, Some(found.stamp)),
             Phase::Held { owner, resource } => {
+                let resource = match resource {
+                    Some(Place::Path(path)) => Some(path),
+                    // Held it is, wherever that may be.
+                    Some(Place::Sealed(_)) | None => None,
+                };
                 self.state = State::Looking { claimed, stamp: found.stamp, resource };
                 Step::Look(owner)
             }
@@ -690,7 +698,7 @@ impl Exchange {
             Phase::Completed { kept: Kept::Reply(reply), .. } => self.end(Answer::Replay(Arc::clone(reply))),
             Phase::InFlight { .. } if planted(Bug::FencedRefuses) => self.refuse(ProblemType::InFlight),
             Phase::Unknown if planted(Bug::FencedRefuses) => self.refuse(ProblemType::OutcomeUnknown),
-            Phase::Completed { kept: Kept::Omitted { .. }, .. }
+            Phase::Completed { kept: Kept::Sealed(_) | Kept::Omitted { .. }, .. }
             | Phase::InFlight { .. }
             | Phase::Unknown
             | Phase::Held { .. } => self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning }),

@@ -16,6 +16,7 @@ use crate::{
     record::{Kept, Phase, Reply},
     register::Found,
     scope::{Principal, RecordKey, Scope, Secret},
+    seal::{Opener, Seal},
     wire::{Problem, ProblemType},
 };
 
@@ -83,7 +84,7 @@ pub struct Condition {
 }
 
 /// A guard about one request, as far as its content says.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct GuardQuestion {
     name: String,
     principal: Principal,
@@ -156,11 +157,11 @@ fn looks_like_a_number(text: &str) -> Option<&str> {
 }
 
 /// A value, or what is missing for it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 enum Part {
     Read(Canonical),
     Unreadable(String),
-    Asked { record: RecordKey, source: ReplySource },
+    Asked { record: RecordKey, seal: Seal, source: ReplySource },
 }
 
 impl GuardRule {
@@ -209,7 +210,9 @@ impl Part {
                 match key {
                     Ok(key) => {
                         let scope = Scope { principal, method: source.method.as_str(), path: &source.scope_path };
-                        Part::Asked { record: RecordKey::of(secret, &scope, &key), source: source.clone() }
+                        let record = RecordKey::of(secret, &scope, &key);
+                        let seal = secret.seal(record, Opener::of(secret, &record, &key));
+                        Part::Asked { record, seal, source: source.clone() }
                     }
                     Err(why) => Part::Unreadable(format!("{why}{NOTHING}")),
                 }
@@ -222,7 +225,7 @@ impl Part {
         match self {
             Part::Read(value) => Ok(value.clone()),
             Part::Unreadable(why) => Err(why.clone()),
-            Part::Asked { record, source } => {
+            Part::Asked { record, source, .. } => {
                 let request = format!("{} {}", source.method, source.path);
                 let Some(reply) = replies.get(record) else {
                     return Err(source.absent.clone().unwrap_or_else(|| {
@@ -256,26 +259,21 @@ impl GuardQuestion {
         &self.name
     }
 
-    /// The records whose kept replies the answer needs, each once.
-    pub fn references(&self) -> Vec<RecordKey> {
-        let mut records: Vec<RecordKey> = self
-            .conditions
-            .iter()
-            .map(|(part, _)| part)
-            .chain(&self.values)
+    /// The records whose kept replies the answer needs, each once, and what opens them.
+    pub fn references(&self) -> Vec<(RecordKey, Seal)> {
+        let parts = self.conditions.iter().map(|(part, _)| part).chain(&self.values);
+        let records: BTreeMap<RecordKey, Seal> = parts
             .filter_map(|part| match part {
-                Part::Asked { record, .. } => Some(*record),
+                Part::Asked { record, seal, .. } => Some((*record, seal.clone())),
                 Part::Read(_) | Part::Unreadable(_) => None,
             })
             .collect();
-        records.sort_unstable();
-        records.dedup();
-        records
+        records.into_iter().collect()
     }
 
     /// Answers by what a store found of [`GuardQuestion::references`].
     ///
-    /// Only the kept reply of a success counts: what is in flight, unknown or forgotten says nothing.
+    /// Only the kept reply of a success counts: what is in flight, unknown, forgotten or still sealed says nothing.
     pub fn answer(self, secret: &Secret, found: &[(RecordKey, Option<Found>)]) -> Guard {
         let replies = found.iter().filter_map(|(record, found)| match &found.as_ref()?.record.phase {
             Phase::Completed { kept: Kept::Reply(reply), .. } if (200..300).contains(&reply.status) => {
@@ -297,6 +295,7 @@ impl GuardQuestion {
         match values {
             Ok(values) => Guard::Guarded(GuardClaim {
                 key: RecordKey::of_guard(secret, &self.principal, &self.name, &values),
+                opener: Opener::of_guard(secret, &self.principal, &self.name, &values),
                 owner: self.owner,
                 resource: self.resource,
                 hold_for: self.hold_for,

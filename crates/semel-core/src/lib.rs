@@ -13,6 +13,7 @@
 //! - [`guard`]: what no two live records may have in common; [`release`]: which responses show that it is free again;
 //! - [`settle`]: what an operator may say of an outcome that nobody knows;
 //! - [`retry`]: what a client may conclude from what it saw;
+//! - [`seal`]: what makes a kept reply unreadable in a store;
 //! - [`record`]: what a store keeps, and its bytes on disk; [`register`]: the words between a store and an exchange.
 
 // I8, by the list in clippy.toml; its own tests may read files and the environment.
@@ -33,5 +34,6 @@ pub mod register;
 pub mod release;
 pub mod retry;
 pub mod scope;
+pub mod seal;
 pub mod settle;
 pub mod wire;

@@ -115,9 +115,18 @@ pub enum Phase {
     Held {
         /// The record of the operation that holds it.
         owner: RecordKey,
-        /// Where the owner's resource is: a path, for whoever is refused.
-        resource: Option<String>,
+        /// Where the owner's resource is, for whoever is refused.
+        resource: Option<Place>,
     },
+}
+
+/// Where a resource is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Place {
+    /// A path. It never gets to a store: [`Record::encode`] leaves it out.
+    Path(String),
+    /// The same as a store has it ([`crate::seal`]).
+    Sealed(Bytes),
 }
 
 /// The kind of a [`Phase`], for counting and scanning.
@@ -137,8 +146,10 @@ pub enum PhaseKind {
 /// What a completed record can tell a retry.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Kept {
-    /// The whole reply.
+    /// The whole reply. It never gets to a store: [`Record::encode`] leaves it out.
     Reply(Arc<Reply>),
+    /// The same as a store has it.
+    Sealed(Sealed),
     /// Only that it was done, and with which status: the content was over its limit, was never to be kept, or is past
     /// its time.
     Omitted {
@@ -152,9 +163,19 @@ impl Kept {
     pub fn status(&self) -> u16 {
         match self {
             Kept::Reply(reply) => reply.status,
+            Kept::Sealed(sealed) => sealed.status,
             Kept::Omitted { status } => *status,
         }
     }
+}
+
+/// A reply as a store has it ([`crate::seal`]).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Sealed {
+    /// Its status code, which is told when the rest cannot be.
+    pub status: u16,
+    /// The rest, unreadable.
+    pub bytes: Bytes,
 }
 
 /// A response as it is kept and replayed: status line, header fields in order and multiplicity, content.
@@ -202,18 +223,22 @@ impl Record {
     /// `None` when it lives whole until its retention.
     pub fn trims_at(&self) -> Option<Duration> {
         match &self.phase {
-            Phase::Completed { kept: Kept::Reply(_), replay_for } if *replay_for < self.retention => Some(*replay_for),
+            Phase::Completed { kept: Kept::Reply(_) | Kept::Sealed(_), replay_for } if *replay_for < self.retention => {
+                Some(*replay_for)
+            }
             Phase::Completed { .. } | Phase::InFlight { .. } | Phase::Unknown | Phase::Held { .. } => None,
         }
     }
 
     /// Appends the bytes of this record to `out`. The format is golden-tested: what release N writes, N + 1 reads (I9).
+    ///
+    /// A reply or a path that is not sealed is left out, so that none is ever written in the clear.
     pub fn encode(&self, out: &mut BytesMut) {
         let tag = match &self.phase {
             Phase::InFlight { .. } => TAG_IN_FLIGHT,
             Phase::Unknown => TAG_UNKNOWN,
-            Phase::Completed { kept: Kept::Reply(_), .. } => TAG_REPLY,
-            Phase::Completed { kept: Kept::Omitted { .. }, .. } => TAG_OMITTED,
+            Phase::Completed { kept: Kept::Sealed(_), .. } => TAG_SEALED,
+            Phase::Completed { kept: Kept::Reply(_) | Kept::Omitted { .. }, .. } => TAG_OMITTED,
             Phase::Held { .. } => TAG_HELD,
         };
         let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
@@ -245,29 +270,24 @@ impl Record {
             Phase::Completed { kept, replay_for } => {
                 out.put_u64_le(millis(*replay_for));
                 out.put_u16_le(kept.status());
-                if let Kept::Reply(reply) = kept {
-                    put_len(out, reply.headers.len());
-                    for (name, value) in &reply.headers {
-                        put_len(out, name.len());
-                        out.put_slice(name);
-                        put_len(out, value.len());
-                        out.put_slice(value);
-                    }
-                    put_len(out, reply.content.len());
-                    out.put_slice(&reply.content);
+                if let Kept::Sealed(sealed) = kept {
+                    put_len(out, sealed.bytes.len());
+                    out.put_slice(&sealed.bytes);
                 }
             }
             Phase::Held { owner, resource } => {
                 out.put_slice(owner.as_bytes());
-                // An empty path names nothing.
-                let resource = resource.as_deref().unwrap_or_default();
+                let resource = match resource {
+                    Some(Place::Sealed(bytes)) => bytes.as_ref(),
+                    Some(Place::Path(_)) | None => &[],
+                };
                 put_len(out, resource.len());
-                out.put_slice(resource.as_bytes());
+                out.put_slice(resource);
             }
         }
     }
 
-    /// Reads what [`Record::encode`] wrote. The content shares `bytes` without copying.
+    /// Reads what [`Record::encode`] wrote. What is sealed shares `bytes` without copying.
     ///
     /// Bytes that do not decode are an error and never "absent" (I11).
     pub fn decode(bytes: Bytes) -> Result<Record, DecodeError> {
@@ -294,29 +314,20 @@ impl Record {
         let phase = match tag {
             TAG_IN_FLIGHT => Phase::InFlight { lease: Duration::from_millis(r.u64()?) },
             TAG_UNKNOWN => Phase::Unknown,
-            TAG_REPLY | TAG_OMITTED => {
+            TAG_SEALED | TAG_OMITTED => {
                 let replay_for = Duration::from_millis(r.u64()?);
                 let status = r.u16()?;
                 let kept = if tag == TAG_OMITTED {
                     Kept::Omitted { status }
                 } else {
-                    let count = r.u32()? as usize;
-                    // Every field line takes at least its two lengths, so a wild count fails before it allocates.
-                    if count > r.0.len() / 8 {
-                        return Err(DecodeError::Malformed("header count"));
-                    }
-                    let mut headers = Vec::with_capacity(count);
-                    for _ in 0..count {
-                        headers.push((r.run()?, r.run()?));
-                    }
-                    Kept::Reply(Arc::new(Reply { status, headers, content: r.run()? }))
+                    Kept::Sealed(Sealed { status, bytes: r.run()? })
                 };
                 Phase::Completed { kept, replay_for }
             }
             TAG_HELD => {
                 let owner = r.key()?;
-                let resource = String::from_utf8(r.run()?.into()).map_err(|_| DecodeError::Malformed("resource"))?;
-                Phase::Held { owner, resource: Some(resource).filter(|path| !path.is_empty()) }
+                let resource = r.run()?;
+                Phase::Held { owner, resource: (!resource.is_empty()).then_some(Place::Sealed(resource)) }
             }
             _ => return Err(DecodeError::Malformed("phase tag")),
         };
@@ -358,7 +369,7 @@ const OLDEST_EVER: u8 = 1;
 
 const TAG_IN_FLIGHT: u8 = 1;
 const TAG_UNKNOWN: u8 = 2;
-const TAG_REPLY: u8 = 3;
+const TAG_SEALED: u8 = 3;
 const TAG_OMITTED: u8 = 4;
 const TAG_HELD: u8 = 5;
 /// Added to the tag of a record that has a guard.
@@ -372,11 +383,12 @@ fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn put_len(out: &mut BytesMut, len: usize) {
+pub(crate) fn put_len(out: &mut BytesMut, len: usize) {
     out.put_u32_le(u32::try_from(len).expect("limits of the policy keep replies far below 4 GiB"));
 }
 
-struct Reader(Bytes);
+/// Reads from the front.
+pub(crate) struct Reader(pub(crate) Bytes);
 
 impl Reader {
     fn take(&mut self, n: usize) -> Result<Bytes, DecodeError> {
@@ -385,7 +397,7 @@ impl Reader {
         }
         Ok(self.0.split_to(n))
     }
-    fn run(&mut self) -> Result<Bytes, DecodeError> {
+    pub(crate) fn run(&mut self) -> Result<Bytes, DecodeError> {
         let len = self.u32()? as usize;
         self.take(len)
     }
@@ -413,7 +425,7 @@ impl Reader {
     fn u16(&mut self) -> Result<u16, DecodeError> {
         Ok(u16::from_le_bytes(self.take(2)?.as_ref().try_into().expect("two bytes")))
     }
-    fn u32(&mut self) -> Result<u32, DecodeError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.take(4)?.as_ref().try_into().expect("four bytes")))
     }
     fn u128(&mut self) -> Result<u128, DecodeError> {

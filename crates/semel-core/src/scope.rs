@@ -2,16 +2,43 @@
 
 use std::fmt;
 
-use crate::{key::Key, record::PRINCIPAL_LABEL_LEN};
+use crate::{
+    key::Key,
+    record::PRINCIPAL_LABEL_LEN,
+    seal::{Opener, Seal, Sealing},
+};
 
-/// The secret that turns keys, principals and requests into digests which only its holder can recompute.
+/// The secret that turns keys, principals and requests into digests which only its holder can recompute, and the sealing
+/// secrets beside it.
+///
+/// Names made with another secret are other names: a key that is looked up under them counts as never seen. So this one is
+/// for life, and only the sealing secrets can be exchanged ([`Secret::sealing_with`]).
 #[derive(Clone)]
-pub struct Secret([u8; 32]);
+pub struct Secret {
+    naming: [u8; 32],
+    sealing: Sealing,
+}
 
 impl Secret {
-    /// Wraps 32 bytes of randomness that the caller minted and keeps.
+    /// Wraps 32 bytes of randomness that the caller minted and keeps. They seal as well.
     pub fn from_bytes(bytes: [u8; 32]) -> Secret {
-        Secret(bytes)
+        Secret { naming: bytes, sealing: Sealing::one(&bytes) }
+    }
+
+    /// The same, with other sealing secrets than itself.
+    #[must_use]
+    pub fn sealing_with(self, sealing: Sealing) -> Secret {
+        Secret { sealing, ..self }
+    }
+
+    /// The sealing secrets.
+    pub fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
+    /// What seals and opens this record.
+    pub(crate) fn seal(&self, record: RecordKey, opener: Opener) -> Seal {
+        Seal::new(&self.sealing, record, opener)
     }
 
     /// What two holders compare to learn whether they hold the same secret: it tells nothing else about it.
@@ -22,20 +49,37 @@ impl Secret {
         self.digest("semel secret check 1", &[])
     }
 
-    /// A keyed digest over length-prefixed parts under a domain: no two lists of parts collide by being joined
-    /// (`peers.md` #43), and nobody without the secret can guess a key from its digest.
     pub(crate) fn digest(&self, domain: &'static str, parts: &[&[u8]]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        let mut part = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        part(domain.as_bytes());
-        for bytes in parts {
-            part(bytes);
-        }
-        *hasher.finalize().as_bytes()
+        keyed_digest(&self.naming, domain, parts)
     }
+
+    /// A digest of whose guard it is, its name and its canonical values.
+    pub(crate) fn digest_of_guard(
+        &self,
+        domain: &'static str,
+        principal: &Principal,
+        name: &str,
+        values: &[Vec<u8>],
+    ) -> [u8; 32] {
+        let mut parts: Vec<&[u8]> = vec![&principal.0, name.as_bytes()];
+        parts.extend(values.iter().map(Vec::as_slice));
+        self.digest(domain, &parts)
+    }
+}
+
+/// A keyed digest over length-prefixed parts under a domain: no two lists of parts collide by being joined
+/// (`peers.md` #43), and nobody without the key can guess a part from the digest.
+pub(crate) fn keyed_digest(key: &[u8; 32], domain: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(domain.as_bytes());
+    for bytes in parts {
+        part(bytes);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 impl fmt::Debug for Secret {
@@ -143,9 +187,7 @@ impl RecordKey {
 
     /// Digests whose guard it is, its name and its canonical values. Its domain keeps it apart from every record.
     pub(crate) fn of_guard(secret: &Secret, principal: &Principal, name: &str, values: &[Vec<u8>]) -> RecordKey {
-        let mut parts: Vec<&[u8]> = vec![&principal.0, name.as_bytes()];
-        parts.extend(values.iter().map(Vec::as_slice));
-        RecordKey(secret.digest("semel guard 1", &parts))
+        RecordKey(secret.digest_of_guard("semel guard 1", principal, name, values))
     }
 
     /// A key for work that follows from this record, as a UUID of version 8 (RFC 9562 section 5.8): the same for the same
@@ -154,7 +196,7 @@ impl RecordKey {
     /// Work that a transaction leaves to be done elsewhere is done under such a key, so that doing it again is a retry
     /// (`peers.md` #48).
     pub fn derived(&self, label: &str) -> String {
-        let digest = Secret(self.0).digest("semel derived key 1", &[label.as_bytes()]);
+        let digest = keyed_digest(&self.0, "semel derived key 1", &[label.as_bytes()]);
         let (bytes, _) = digest.split_first_chunk::<16>().expect("a digest has 32 bytes");
         uuid::Builder::from_custom_bytes(*bytes).into_uuid().to_string()
     }

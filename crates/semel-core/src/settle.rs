@@ -41,12 +41,7 @@ pub enum Unsettled {
 /// The swap that settles what was found, written by the exchange `by`, which writes nothing else.
 ///
 /// `seen` is the stamp that the operator was shown; `None`: whatever is there now is meant.
-pub fn settle(
-    found: &Found,
-    seen: Option<Stamp>,
-    ended: Ended,
-    by: ExchangeId,
-) -> Result<Swap, Unsettled> {
+pub fn settle(found: &Found, seen: Option<Stamp>, ended: Ended, by: ExchangeId) -> Result<Swap, Unsettled> {
     if seen.is_some_and(|seen| seen != found.stamp) {
         return Err(Unsettled::Changed);
     }

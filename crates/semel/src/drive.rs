@@ -35,7 +35,7 @@ use crate::{
     layer::State,
     probe::Probing,
     quota::Reserved,
-    seal::Seals,
+    seal::{self, Seals},
     store::{Store, StoreError},
 };
 
@@ -137,7 +137,7 @@ pub(crate) async fn drive<F>(
         // No step is about a guard then.
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
-    let seals = Seals::of(covered);
+    let seals = Seals::of(covered).holding(&guard);
     let rules = Rules::from(&*covered.route);
     let (mut exchange, mut step) = Exchange::open_as(rules, covered.fingerprint, id, guard, fresh);
     let mut execute = Some(execute);
@@ -165,7 +165,8 @@ pub(crate) async fn drive<F>(
                 if let (Ok(Swapped::Found(found)), Which::Record) = (&swapped, register) {
                     summary.met = Some(Met::of(found));
                 }
-                match swapped {
+                // What was found, readable or not, was not replaced.
+                match swapped.and_then(|swapped| seals.open(register, swapped).map_err(|_| Unanswered::NotApplied)) {
                     Ok(swapped) => exchange.on_swapped(swapped),
                     Err(Unanswered::NotApplied) => exchange.on_store_refused(),
                     Err(Unanswered::PerhapsApplied) => exchange.on_store_failed(),
@@ -196,8 +197,10 @@ pub(crate) async fn drive<F>(
                     reserved.keep();
                 }
                 match swapped {
-                    Some(Some(swapped)) => exchange.on_swapped(swapped),
-                    Some(None) => exchange.on_store_failed(),
+                    Some(swapped) => match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
+                        Some(swapped) => exchange.on_swapped(swapped),
+                        None => exchange.on_store_failed(),
+                    },
                     None => {
                         // The reply is true and the caller need not wait for the store; the settle goes on without them.
                         let Step::Answer(answer) = exchange.on_store_failed() else {
@@ -233,6 +236,8 @@ pub(crate) async fn drive<F>(
                 };
                 patient_until = Instant::now() + CLAIM_PATIENCE;
                 summary.met = found.as_ref().map(Met::of).or(summary.met);
+                // What cannot be opened is found again by a claim, and refused there.
+                let found = found.and_then(|found| seal::open(&covered.seal, found).ok());
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {

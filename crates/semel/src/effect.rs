@@ -14,3 +14,8 @@ pub struct NotSent;
 /// Response extension: the request may have arrived and there is no response to it. The response itself is not told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost;
+
+/// Response extension of the layer's answers: a kept reply, and not what the handler says now. A problem of the layer
+/// has its [`ProblemType`](semel_core::wire::ProblemType) instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replayed;

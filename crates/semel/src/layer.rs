@@ -43,6 +43,7 @@ use crate::{
     probe::probing,
     quota::{Quota, Reserved},
     reply::{self, Content},
+    seal,
     store::{Store, StoreError},
     waiters::Waiters,
 };
@@ -176,6 +177,10 @@ impl Semel {
     /// The policy.
     pub fn policy(&self) -> &Policy {
         &self.0.policy
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.0.secret
     }
 
     /// The store.
@@ -464,8 +469,9 @@ async fn resolve(store: &dyn Store, secret: &Secret, question: Option<GuardQuest
     let Some(question) = question else { return Some(Guard::Unguarded) };
     let mut found = Vec::new();
     let patient_until = Instant::now() + CLAIM_PATIENCE;
-    for record in question.references() {
-        found.push((record, look(store, &record, patient_until).await?));
+    for (record, seal) in question.references() {
+        let reply = look(store, &record, patient_until).await?;
+        found.push((record, reply.map(|reply| seal::open(&seal, reply)).transpose().ok()?));
     }
     Some(question.answer(secret, &found))
 }

@@ -12,7 +12,10 @@ use semel_core::{
     wire::{self, Problem, ProblemType},
 };
 
-use crate::body::{Body, BoxError};
+use crate::{
+    body::{Body, BoxError},
+    effect::Replayed,
+};
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1); `Content-Length` is derived from the content.
 const NEVER_KEPT: [HeaderName; 9] = [
@@ -85,6 +88,18 @@ pub(crate) fn keep(route: &RoutePolicy, status: StatusCode, headers: &HeaderMap,
     Reply { status: status.as_u16(), headers, content }
 }
 
+/// What is kept of a response that an operator gives.
+pub(crate) fn given(route: &RoutePolicy, reply: Reply) -> Reply {
+    let mut headers = HeaderMap::new();
+    for (name, value) in reply.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_maybe_shared(value)) {
+            headers.append(name, value);
+        }
+    }
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    keep(route, status, &headers, reply.content)
+}
+
 fn name_bytes(name: &HeaderName) -> Bytes {
     Bytes::copy_from_slice(name.as_str().as_bytes())
 }
@@ -99,6 +114,7 @@ pub(crate) fn replay(route: &RoutePolicy, reply: &Reply) -> Response<Body> {
         }
     }
     response.headers_mut().insert(route.marker.clone(), HeaderValue::from_static("true"));
+    response.extensions_mut().insert(Replayed);
     let content = match &route.replay_member {
         Some(member) if is_json(response.headers()) => {
             wire::with_member(&reply.content, member).map_or_else(|| reply.content.clone(), Bytes::from)
@@ -136,6 +152,7 @@ pub fn problem(policy: &Policy, route: Option<&RoutePolicy>, problem: &Problem) 
 pub fn problem_with_status(policy: &Policy, status: StatusCode, problem: &Problem) -> Response<Body> {
     let mut response = Response::new(Body::full(problem.to_json(status)));
     *response.status_mut() = status;
+    response.extensions_mut().insert(problem.kind);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static("en"));

@@ -23,7 +23,7 @@ use semel::store::{
 };
 use semel_core::{
     fingerprint::Fingerprint,
-    record::{ExchangeId, Kept, Phase, Reply},
+    record::{ExchangeId, Kept, Phase, Sealed},
 };
 
 const FOLDER: &str = "SEMEL_KILL_FOLDER";
@@ -176,10 +176,9 @@ fn claim(n: u64) -> Put {
 }
 
 fn settled(n: u64) -> Put {
-    let content = Bytes::from(n.to_le_bytes().repeat(usize::try_from(n % 97 * 3).expect("small")));
-    let reply = Reply { status: 201, headers: Vec::new(), content };
+    let bytes = Bytes::from(n.to_le_bytes().repeat(usize::try_from(n % 97 * 3).expect("small")));
     let replay_for = Duration::from_hours(24);
-    put(n, 2, Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for })
+    put(n, 2, Phase::Completed { kept: Kept::Sealed(Sealed { status: 201, bytes }), replay_for })
 }
 
 fn put(n: u64, write: u16, phase: Phase) -> Put {

@@ -35,6 +35,7 @@ use tower::{Layer as _, Service as _};
 
 use super::{
     admin,
+    cors::Cors,
     forward::{Forwarder, Forwarding},
     framing::{Ambiguous, Watched},
     headers::{self, Peer},
@@ -316,28 +317,45 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
+            return Answering {
+                answer: Box::pin(std::future::ready(Ok(response))),
+                page: None,
+                count,
+                receiving: None,
+            };
         }
         let terms: Guard<Arc<Terms>> = self.terms.load();
+        let page = Cors::page(request.headers());
         if terms.gateway.publish_policy == PublishPolicy::Public
             && request.uri().path() == POLICY_PATH
             && [Method::GET, Method::HEAD].contains(request.method())
         {
-            let response = admin::published(&terms.document).map(Body::streaming);
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), count, receiving: None };
+            let mut response = admin::published(&terms.document).map(Body::streaming);
+            if let Some(page) = page {
+                terms.cors.show_own(&page, &mut response);
+            }
+            return Answering {
+                answer: Box::pin(std::future::ready(Ok(response))),
+                page: None,
+                count,
+                receiving: None,
+            };
         }
         if let Some(subject) = &self.subject {
             request.extensions_mut().insert(subject.clone());
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
         let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
-        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), count, receiving }
+        let page = page.map(|page| (page, Arc::clone(&terms.cors)));
+        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), page, count, receiving }
     }
 }
 
 /// A response on its way.
 struct Answering {
     answer: Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
+    /// Which page asks, if one does.
+    page: Option<(HeaderValue, Arc<Cors>)>,
     count: Option<Count>,
     receiving: Option<Receiving>,
 }
@@ -345,7 +363,10 @@ struct Answering {
 impl Future for Answering {
     type Output = Result<Response<Counted>, Infallible>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(self.answer.as_mut().poll(cx));
+        let Ok(mut response) = ready!(self.answer.as_mut().poll(cx));
+        if let Some((page, cors)) = &self.page {
+            cors.show(page, &mut response);
+        }
         let count = self.count.take();
         if let Some(receiving) = self.receiving.take() {
             receiving.answered(&response);

@@ -34,7 +34,7 @@ use semel_core::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{listen::Closing, pool::Watch, traces::Tally};
+use super::{listen::Closing, pool::Watch, tls::Incoming, traces::Tally};
 
 /// Where it is.
 pub(super) const METRICS_PATH: &str = "/metrics";
@@ -192,6 +192,8 @@ pub(crate) struct Sources {
     pub origin_connections_max: usize,
     /// Whether the process finishes.
     pub closing: Closing,
+    /// How clients are met, where by TLS.
+    pub tls: Option<Incoming>,
     /// What became of spans, where there are any.
     pub spans: Option<Arc<Tally>>,
 }
@@ -327,6 +329,11 @@ impl Page {
         out.gauge("semel_client_connections", "Open connections of clients", number(connections.len()))?;
         let draining = if closing.has_begun() { 1.0 } else { 0.0 };
         out.gauge("semel_draining", "1 once the process no longer accepts and finishes what runs", draining)?;
+        if let Some((file, expires)) = self.sources.tls.as_ref().map(Incoming::expires) {
+            let help = "When the certificate that clients are shown expires, in seconds since 1970";
+            let mut family = out.family("semel_certificate_expiry_timestamp_seconds", help, None, MetricType::Gauge)?;
+            family.gauge(&[("file", &file)], whole(expires))?;
+        }
         if let Some(spans) = &self.sources.spans {
             let help =
                 "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
@@ -401,6 +408,11 @@ fn timestamp(time: SystemTime) -> f64 {
 
 fn number(count: usize) -> f64 {
     real(count as u64)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody reads the last digit")]
+fn whole(value: i64) -> f64 {
+    value as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody reads the last digit")]

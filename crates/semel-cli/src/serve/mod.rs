@@ -34,12 +34,13 @@ use tracing_subscriber::EnvFilter;
 
 use self::{
     admin::Admin,
+    console::Console,
     drain::{Open, Signals},
     forward::Forwarding,
     identity::Identity,
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
-    operators::{Operators, recent::Recent, token::Token},
+    operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
     reload::{Check, CurrentTerms, Reloading, Terms},
     tls::{Incoming, Outgoing, Transport},
@@ -52,6 +53,8 @@ use crate::{
 
 mod admin;
 mod authorize;
+mod console;
+mod cors;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -94,7 +97,13 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // Before anything takes long: until then a signal to reload would end the process.
     let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot hear signals")?;
+    let sealing = store::sealing(&gateway.seal_secret_files)?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
+    let secret = match sealing {
+        Some(sealing) => secret.sealing_with(sealing),
+        None => secret,
+    };
+    tracing::info!(target: "semel::store", "replies are sealed with the secret {}", secret.sealing().key_id());
     let measured = Measured::new(store);
     let measures = measured.measures();
     let store: Arc<dyn Store> = Arc::new(measured);
@@ -111,10 +120,12 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     reloading.join(Arc::clone(&identity).into_check());
     reloading.join_terms(&terms, &base, &quota);
     drop(base);
-    let operators = Operators::new(terms.clone(), recent);
+    // Without a token there are no operators, and nothing to write down.
+    let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
+    let operating = Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let serving = serve(&gateway, &origin, terms, operators, identity, token, observing, &words, (reloading, hangup));
+    let serving = serve(&gateway, &origin, terms, operating, identity, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
@@ -123,6 +134,12 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
         traces.finish();
     }
     ended
+}
+
+/// Who looks and acts by hand.
+struct Operating {
+    operators: Operators,
+    token: Option<Token>,
 }
 
 /// Who counts.
@@ -206,9 +223,8 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     terms: CurrentTerms,
-    operators: Operators,
+    Operating { operators, token }: Operating,
     identity: Arc<Identity>,
-    token: Option<Token>,
     observing: Observing,
     records: &str,
     (reloading, hangup): (Reloading, Signal),
@@ -255,13 +271,16 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            tls,
             spans: observing.traces.as_ref().map(Traces::tally),
         });
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), console::Transport::Plain));
         let admin = Admin {
             terms: terms.clone(),
             identity: Arc::clone(&identity),
             operators,
             token,
+            console,
             closing: open.closing.clone(),
             metrics,
         };

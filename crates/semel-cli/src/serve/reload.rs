@@ -14,6 +14,7 @@ use tokio::signal::unix::Signal;
 
 use super::{
     authorize::AskAddress,
+    cors::Cors,
     published,
     tls::{self, Incoming, Manner, Outgoing, Stamps},
 };
@@ -29,13 +30,16 @@ pub(crate) struct Terms {
     pub gateway: Gateway,
     /// The policy document.
     pub document: Bytes,
+    /// What pages may read of the answers.
+    pub cors: Arc<Cors>,
 }
 
 impl Terms {
-    /// With the document of the policy.
+    /// With what follows from them.
     pub(crate) fn new(semel: Semel, gateway: Gateway) -> Terms {
         let document = Bytes::from(published::document(semel.policy()));
-        Terms { semel, gateway, document }
+        let cors = Arc::new(Cors::new(gateway.cors.clone(), semel.policy()));
+        Terms { semel, gateway, document, cors }
     }
 }
 
@@ -165,8 +169,10 @@ impl Reloading {
             ("gateway.upstream", old.upstream == new.upstream),
             ("gateway.upstream_server_name", old.upstream_tls.server_name == new.upstream_tls.server_name),
             ("gateway.data", old.data == new.data),
+            ("gateway.seal_secret_files", old.seal_secret_files == new.seal_secret_files),
             ("gateway.admin", old.admin == new.admin),
             ("gateway.admin_token_file", old.admin_token_file == new.admin_token_file),
+            ("gateway.audit_log", old.audit_log == new.audit_log),
             ("gateway.log", old.log == new.log),
             ("gateway.threads", old.threads == new.threads),
             ("gateway.connections_max", old.connections_max == new.connections_max),
@@ -179,6 +185,20 @@ impl Reloading {
         let every = |config: &Config| config.tls.as_ref().map(|tls| tls.reload_every);
         fixed.push(("tls.reload_every", every(&self.loaded) == every(config) || config.tls.is_none()));
         fixed.push(("[telemetry]", self.loaded.telemetry == config.telemetry));
+        // Whatever is added to the gateway and not named here or below does not change either.
+        let mut rest = new.clone();
+        rest.publish_policy = old.publish_policy;
+        rest.authorize.clone_from(&old.authorize);
+        rest.host = old.host;
+        rest.log_filter.clone_from(&old.log_filter);
+        rest.header_read_max = old.header_read_max;
+        rest.response_header_max = old.response_header_max;
+        rest.drain_max = old.drain_max;
+        rest.cors.clone_from(&old.cors);
+        rest.upstream_tls.clone_from(&old.upstream_tls);
+        if fixed.iter().all(|(_, same)| *same) {
+            fixed.push(("a setting of [gateway]", rest == *old));
+        }
         let mut store = config.store.clone();
         if !matches!(store.place, Place::Postgres(_)) {
             // It follows from the policy, and means nothing there.
@@ -271,13 +291,13 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
     if old.policy.principal() != new.policy.principal() {
         changes.push("principal: callers of before have new key spaces, so their retries of before execute".to_owned());
     }
-    let changed = |route: &&Arc<RoutePolicy>| {
+    let is_other = |route: &&Arc<RoutePolicy>| {
         let of_before = old.policy.routes().iter().find(|before| name(before) == name(route));
         of_before.is_some_and(|before| before != *route)
     };
-    let changed: Vec<_> = new.policy.routes().iter().filter(changed).map(|route| name(route)).collect();
-    if !changed.is_empty() {
-        changes.push(format!("routes changed: {}", changed.join(", ")));
+    let others: Vec<_> = new.policy.routes().iter().filter(is_other).map(|route| name(route)).collect();
+    if !others.is_empty() {
+        changes.push(format!("routes changed: {}", others.join(", ")));
     }
     if old.policy.documentation() != new.policy.documentation() {
         changes.push("documentation".to_owned());
@@ -290,6 +310,7 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
         ("log_filter", had.log_filter == has.log_filter),
         ("header_read_max", had.header_read_max == has.header_read_max),
         ("response_header_max", had.response_header_max == has.response_header_max),
+        ("[cors]", had.cors == has.cors),
         ("drain_max", had.drain_max == has.drain_max),
         ("the files of connections to the origin", had.upstream_tls == has.upstream_tls),
         ("[tls]", old.tls == new.tls),

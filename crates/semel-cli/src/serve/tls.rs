@@ -45,6 +45,8 @@ pub(crate) struct Incoming(Arc<ArcSwap<Manner>>);
 pub(crate) struct Manner {
     config: Arc<ServerConfig>,
     handshake_max: Duration,
+    file: String,
+    expires: i64,
 }
 
 /// A client's connection after the handshake.
@@ -84,10 +86,12 @@ impl Manner {
             }
         };
         let (chain, key) = pair(&tls.cert_file, &tls.key_file)?;
+        let expires = chain.iter().filter_map(expiry_of).min().unwrap_or(i64::MAX);
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| misfit(&tls.cert_file, &tls.key_file, &error))?;
         config.alpn_protocols = vec![H2.to_vec(), H1.to_vec()];
-        Ok(Manner { config: Arc::new(config), handshake_max: tls.handshake_max })
+        let file = tls.cert_file.display().to_string();
+        Ok(Manner { config: Arc::new(config), handshake_max: tls.handshake_max, file, expires })
     }
 }
 
@@ -95,6 +99,12 @@ impl Incoming {
     /// Until something else is [set](Incoming::set).
     pub(crate) fn new(manner: Manner) -> Incoming {
         Incoming(Arc::new(ArcSwap::from_pointee(manner)))
+    }
+
+    /// The file of the certificate that is shown, and when the first one in it expires, in seconds since 1970.
+    pub(crate) fn expires(&self) -> (String, i64) {
+        let manner = self.0.load();
+        (manner.file.clone(), manner.expires)
     }
 
     /// From the next connection on.
@@ -158,19 +168,7 @@ pub(crate) struct Outgoing(Arc<ArcSwapOption<ClientConfig>>);
 
 /// Reads the files of [`Outgoing`].
 pub(crate) fn read_outgoing(files: &UpstreamTls) -> Result<ClientConfig, ConfigError> {
-    let roots = match &files.ca_file {
-        Some(file) => roots(file)?,
-        None => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(ConfigError::new(
-                    "this machine trusts no authority, so no https origin can be reached: install ca-certificates, or give gateway.upstream_ca_file",
-                ));
-            }
-            roots
-        }
-    };
+    let roots = files.ca_file.as_ref().map_or_else(roots_of_this_machine, |file| roots(file))?;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has what TLS 1.2 and 1.3 need")
@@ -314,7 +312,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
+/// Those whom this machine trusts.
+fn roots_of_this_machine() -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(ConfigError::new(
+            "this machine trusts no authority, so no https origin can be reached: install ca-certificates, or give gateway.upstream_ca_file",
+        ));
+    }
+    Ok(roots)
+}
+
 /// Those who may vouch.
+/// `None`: rustls will say what is wrong with it.
+fn expiry_of(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 fn roots(file: &Path) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {

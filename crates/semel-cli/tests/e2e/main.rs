@@ -6,7 +6,9 @@
 
 mod call;
 mod concurrency;
+mod cors;
 mod crash;
+mod deploy;
 mod expiry;
 mod guards;
 mod harness;
@@ -14,6 +16,7 @@ mod header;
 mod identity;
 mod kill_loop;
 mod many;
+mod operators;
 mod pass_through;
 mod peers;
 mod policy;
@@ -22,3 +25,4 @@ mod security;
 mod store;
 mod telemetry;
 mod tls;
+mod unknown;

@@ -1,4 +1,4 @@
-//! Whose key it is, and what a request may carry: SC1 to SC4, SC7 to SC9, SC14, SC15.
+//! Whose key it is, and what a request may carry: SC1 to SC4, SC7 to SC10, SC13 to SC15.
 
 use crate::harness::{
     Act, Conn, Gateway, Origin, Reply, assert_problem, assert_replay, gateway, get, post, request, twice,
@@ -168,6 +168,83 @@ async fn sc09_odd_keys_are_opaque() {
     }
     assert_eq!(origin.effects(), odd.len() + 1);
     assert!(!gateway.log().contains("forged"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn sc10_who_guesses_keys_of_another_learns_nothing() {
+    let (origin, gateway) = configured("[[route]]\non_mismatch = \"refuse\"\n").await;
+    let of =
+        |who: &str, key: u32| post("/orders").key(&key.to_string()).header("Authorization", format!("Bearer {who}"));
+    origin.always(|seen| match seen.header("authorization") {
+        Some("Bearer tenant") => {
+            Act::reply(Reply::json(201, r#"{"iban":"DE00"}"#).header("Location", "/orders/of-tenant"))
+        }
+        Some("Bearer held") => Act::cut(crate::harness::Cut::AfterExecuting),
+        Some(_) | None => Act::refuse(Reply::json(403, r#"{"error":"no"}"#)),
+    });
+    let firsts: Vec<_> = {
+        let mut firsts = Vec::new();
+        for key in 1..=5 {
+            firsts.push(gateway.send(&of("tenant", key)).await);
+        }
+        firsts
+    };
+    // One more tenant whose keys are held by outcomes that nobody knows.
+    for key in 1..=5 {
+        assert_eq!(gateway.send(&of("held", key)).await.status, 502);
+    }
+    // Keys that are taken, keys that are held, keys that are free, with the content or another: all the same answer.
+    let unused = gateway.send(&of("guesser", 1_000)).await;
+    for key in 1..=20 {
+        for guess in [of("guesser", key), of("guesser", key).body("{}")] {
+            let answer = gateway.send(&guess).await;
+            crate::harness::assert_same_reply(&unused, &answer);
+            assert_eq!((answer.status, answer.text()), (403, r#"{"error":"no"}"#));
+        }
+    }
+    // And nothing that they tried is in the way of whose keys they are.
+    for (first, key) in firsts.iter().zip(1..) {
+        assert_replay(first, &gateway.send(&of("tenant", key)).await);
+        assert_problem(&gateway.send(&of("held", key)).await, 409, "outcome-unknown");
+    }
+    assert_eq!(origin.effects(), 10);
+}
+
+#[tokio::test]
+async fn sc13_a_reply_that_is_told_once_is_kept_nowhere() {
+    let toml = "[[route]]\npath = \"/tokens\"\nreply = \"omitted\"\n";
+    let (origin, gateway) = configured(toml).await;
+    let told = ["token-in-content-4f1c", "token-in-location-77d0", "token-in-cookie-a0e9"];
+    origin.always(move |_| {
+        let reply = Reply::json(201, &format!(r#"{{"token":"{}"}}"#, told[0]));
+        Act::reply(reply.header("Location", &format!("/tokens/{}", told[1])).header("Set-Cookie", told[2]))
+    });
+    let request = post("/tokens").key("k").header("Authorization", "Bearer a");
+    let first = gateway.send(&request).await;
+    assert!(first.status == 201 && first.text().contains(told[0]), "{first:?}");
+    let (data, before) = (gateway.setup.data(), gateway.log());
+    // Told once is told once: now, after a crash, and to whoever was not first.
+    let mut gateway = gateway.restart().await;
+    for _ in 0..2 {
+        let retry = gateway.send(&request).await;
+        assert_problem(&retry, 409, "reply-gone");
+        assert_eq!(retry.json()["original_status"], 201);
+        assert!(told.iter().all(|secret| !format!("{retry:?}").contains(secret)), "{retry:?}");
+    }
+    assert_eq!(origin.effects(), 1);
+    gateway.signal("TERM");
+    gateway.ended().await;
+    let log = before + &gateway.log();
+    let files = files(&data);
+    assert!(files.iter().any(|file| std::fs::metadata(file).unwrap().len() > 0), "there is something to search");
+    for secret in told {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+        for file in &files {
+            let bytes = std::fs::read(file).unwrap();
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} is in {}", file.display());
+        }
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use crate::{
     record::{ExchangeId, Kept, Phase, Reply, Stamp},
     register::{Swap, Swapped},
     scope::RecordKey,
+    seal::Opener,
     wire::{KeyStatus, Problem, ProblemType},
 };
 
@@ -334,6 +335,7 @@ fn guard_of(asked: Asked) -> Guard {
         Wants::The(guard) => Guard::Guarded(GuardClaim {
             key: guard_key(guard),
             owner: record_key(asked.key),
+            opener: Opener::none(),
             resource: Some(path_of(asked.key)),
             hold_for: RETENTION,
         }),

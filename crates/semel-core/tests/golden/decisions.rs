@@ -6,7 +6,7 @@ use semel_core::{
     decide::{Decision, Rules, decide},
     fingerprint::Fingerprint,
     policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown},
-    record::{ExchangeId, Kept, Phase, Record, Reply, Stamp},
+    record::{ExchangeId, Kept, Phase, Record, Reply, Sealed, Stamp},
     register::Found,
     wire::{ProblemType, Warning},
 };
@@ -51,6 +51,8 @@ fn the_table_of_decisions() {
     let in_flight = Phase::InFlight { lease: LEASE };
     let reply = Arc::new(Reply { status: 201, headers: Vec::new(), content: Bytes::from_static(b"{}") });
     let kept = Phase::Completed { kept: Kept::Reply(reply), replay_for: REPLAY_FOR };
+    let sealed = Kept::Sealed(Sealed { status: 201, bytes: Bytes::new() });
+    let sealed = Phase::Completed { kept: sealed, replay_for: REPLAY_FOR };
     let omitted = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: REPLAY_FOR };
     let found = [
         ("in flight", &in_flight, Duration::ZERO, false),
@@ -64,6 +66,7 @@ fn the_table_of_decisions() {
         ("completed, kept", &kept, just_before(REPLAY_FOR), false),
         ("completed, kept", &kept, REPLAY_FOR, false),
         ("completed, kept", &kept, just_before(REMEMBER_FOR), false),
+        ("completed, not opened", &sealed, Duration::ZERO, false),
         ("completed, omitted", &omitted, Duration::ZERO, false),
         ("completed, omitted", &omitted, REPLAY_FOR, false),
     ];
@@ -113,6 +116,8 @@ fn the_table_of_decisions() {
         completed, kept             1day                      other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
         completed, kept             29days 23h 59m 59s 999ms  same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned
         completed, kept             29days 23h 59m 59s 999ms  other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  execution 1, warned
+        completed, not opened       0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
+        completed, not opened       0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
         completed, omitted          0s                        same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  reply gone, was 201
         completed, omitted          0s                        other        mismatch             mismatch             mismatch             mismatch             mismatch         reply gone, was 201  mismatch
         completed, omitted          1day                      same         reply gone, was 201  reply gone, was 201  reply gone, was 201  reply gone, was 201  exists, was 201  reply gone, was 201  execution 1, warned

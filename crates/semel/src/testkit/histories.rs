@@ -4,10 +4,10 @@
 //! trouble: stale stamps, lost answers, and the very millisecond at which a record changes. Its transcript holds all
 //! that a store answered. The transcripts of all stores are the same bytes, whatever they do behind the contract.
 
-use std::{fmt::Write as _, ops::Range, sync::Arc, time::Duration};
+use std::{fmt::Write as _, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use semel_core::record::{Kept, Phase, Reply};
+use semel_core::record::{Kept, Phase, Place};
 
 use super::{Subject, prng::Prng, sample};
 use crate::store::{Found, PhaseKind, Put, Record, RecordKey, Stamp, Swap, Swapped};
@@ -209,7 +209,10 @@ impl Generator {
         let seconds = |prng: &mut Prng| Duration::from_secs(*prng.pick(&[1, 5, 20, 60]));
         let n = self.prng.below(3);
         let phase = match self.prng.below(6) {
-            5 => Phase::Held { owner: sample::key(n), resource: Some("/x".to_owned()).filter(|_| n == 0) },
+            5 => Phase::Held {
+                owner: sample::key(n),
+                resource: Some(Place::Sealed(Bytes::from("x"))).filter(|_| n == 0),
+            },
             0 | 1 => Phase::InFlight { lease: seconds(&mut self.prng) },
             2 => Phase::Unknown,
             3 => {
@@ -219,10 +222,8 @@ impl Generator {
             _ => {
                 let len = index(self.prng.below(40));
                 let content = Bytes::from(self.prng.bytes(len));
-                let line = (Bytes::from_static(b"x"), Bytes::from(self.prng.bytes(3)));
-                let headers = vec![line; index(self.prng.below(3))];
-                let reply = Reply { status: *self.prng.pick(&[201, 204, 422]), headers, content };
-                Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for: seconds(&mut self.prng) }
+                let kept = sample::sealed(*self.prng.pick(&[201, 204, 422]), content);
+                Phase::Completed { kept, replay_for: seconds(&mut self.prng) }
             }
         };
         let guard = (self.prng.below(4) == 0).then(|| sample::guard(n));
@@ -283,9 +284,10 @@ fn record_text(record: &Record) -> String {
         Phase::Unknown => "unknown".to_owned(),
         Phase::Held { owner, .. } => format!("held by {}", key_text(owner)),
         Phase::Completed { kept: Kept::Omitted { status }, .. } => format!("omitted {status}"),
-        Phase::Completed { kept: Kept::Reply(reply), .. } => {
-            format!("reply {} of {} bytes", reply.status, reply.content.len())
+        Phase::Completed { kept: Kept::Sealed(sealed), .. } => {
+            format!("sealed {}, {} bytes", sealed.status, sealed.bytes.len())
         }
+        Phase::Completed { kept: Kept::Reply(_), .. } => "a reply that is not sealed".to_owned(),
     };
     format!("({what}, lives {:?}, #{:04x})", record.retention, fnv(&bytes) & 0xffff)
 }

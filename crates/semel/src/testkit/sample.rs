@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use semel_core::{
     fingerprint::Fingerprint,
-    record::{About, ExchangeId, Kept, PRINCIPAL_LABEL_LEN, Phase, Reply, TraceContext},
+    record::{About, ExchangeId, Kept, PRINCIPAL_LABEL_LEN, Phase, Place, Sealed, TraceContext},
 };
 
 use super::prng::Prng;
@@ -52,15 +52,15 @@ pub fn unknown(n: u64) -> Record {
     Record { phase: Phase::Unknown, ..in_flight(n) }
 }
 
-/// The n-th request with a reply that is kept.
-pub fn completed(n: u64, content: impl Into<Bytes>) -> Record {
-    let headers = vec![
-        (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/json")),
-        (Bytes::from_static(b"location"), Bytes::from(format!("/orders/{n}"))),
-    ];
-    let reply = Reply { status: 201, headers, content: content.into() };
-    let phase = Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for: REPLAY_FOR };
+/// The n-th request with a reply that is kept: to a store, these are any bytes.
+pub fn completed(n: u64, bytes: impl Into<Bytes>) -> Record {
+    let phase = Phase::Completed { kept: sealed(201, bytes), replay_for: REPLAY_FOR };
     Record { phase, ..in_flight(n) }
+}
+
+/// A reply as a store has it.
+pub fn sealed(status: u16, bytes: impl Into<Bytes>) -> Kept {
+    Kept::Sealed(Sealed { status, bytes: bytes.into() })
 }
 
 /// The n-th request, done, with a reply that was not kept.
@@ -76,7 +76,7 @@ pub fn guarded(n: u64) -> Record {
 
 /// The n-th guard, held by the n-th request.
 pub fn held(n: u64) -> Record {
-    let phase = Phase::Held { owner: key(n), resource: Some(format!("/orders/{n}")) };
+    let phase = Phase::Held { owner: key(n), resource: Some(Place::Sealed(Bytes::from(format!("sealed {n}")))) };
     Record { phase, ..in_flight(n) }
 }
 

@@ -36,7 +36,8 @@ use crate::{
     event::Exchanged,
     layer::{ExecutionInfo, declared_effect, log_override},
     reply,
-    seal::Seals,
+    seal::{self, Seals},
+    store::StoreError,
 };
 
 /// A concurrent request waits at least this long: less than a person notices (conformance C1), and longer than most
@@ -82,6 +83,7 @@ pub(super) async fn covered<DB, W>(
         request,
         work,
         pending: Pending::Nothing,
+        undone: 0,
         summary: exchanged(id, covered),
     };
     let Some(told) = driver.drive(&mut tell).await else { return };
@@ -190,6 +192,8 @@ struct Driver<'a, DB: Register, W> {
     request: Request<Bytes>,
     work: &'a W,
     pending: Pending,
+    /// How many transactions were begun before this one: they wrote under the same stamps, and were undone.
+    undone: u32,
     summary: Exchanged,
 }
 
@@ -258,6 +262,7 @@ where
                 return Some(self.give_up(&failed));
             }
             tracing::debug!(target: "semel::store", error = failed.error, "a transaction is tried again");
+            self.undone = self.undone.checked_add(1).expect("a lease is far too short for so many transactions");
             tries.pause().await;
         }
     }
@@ -268,7 +273,8 @@ where
         self.guard = resolve(self.shared, self.covered, &mut conn, self.settle_until).await.ok()?;
         let (mut exchange, _) = self.open();
         let row = within(self.settle_until, DB::read(&mut conn, &self.covered.record_key, self.shared.now_ms())).await;
-        match exchange.on_swapped(Swapped::Found(found(row.ok()??).ok()??)) {
+        let found = seal::open(&self.covered.seal, found(row.ok()??).ok()??).ok()?;
+        match exchange.on_swapped(Swapped::Found(found)) {
             Step::Answer(answer) => Some(told(answer)),
             Step::Swap { .. }
             | Step::Look(_)
@@ -495,9 +501,11 @@ where
             Which::Record => self.covered.record_key,
             Which::Guard => self.guard_key(),
         };
-        let wanted = Seals::of(self.covered).close(register, wanted);
+        let seals = Seals::of(self.covered).holding(&self.guard).again(self.undone);
+        let wanted = seals.close(register, wanted);
         let swapping = swap::<DB>(tx, &key, &wanted, self.shared.now_ms());
-        in_time::<DB, _>(self.settle_until, stage, swapping).await
+        let swapped = in_time::<DB, _>(self.settle_until, stage, swapping).await?;
+        seals.open(register, swapped).map_err(|error| unopened(stage, &error))
     }
 }
 
@@ -520,6 +528,11 @@ impl Failed {
     fn of<DB: Register>(stage: Stage, error: &sqlx::Error) -> Failed {
         Failed { stage, failure: DB::failure(error), error: error.to_string() }
     }
+}
+
+/// Bytes that cannot be opened are never "absent" (I11), and asking again would find the same.
+fn unopened(stage: Stage, error: &StoreError) -> Failed {
+    Failed { stage, failure: Failure::Broken, error: error.to_string() }
 }
 
 /// What became of the tries so far.
@@ -683,8 +696,10 @@ async fn resolve<DB: Register>(
 ) -> Result<Guard, Failed> {
     let Some(question) = covered.guard.clone() else { return Ok(Guard::Unguarded) };
     let mut replies = Vec::new();
-    for record in question.references() {
-        replies.push((record, load(shared, conn, &record, until).await?));
+    for (record, seal) in question.references() {
+        let reply = load(shared, conn, &record, until).await?;
+        let reply = reply.map(|reply| seal::open(&seal, reply)).transpose();
+        replies.push((record, reply.map_err(|error| unopened(Stage::Claim, &error))?));
     }
     Ok(question.answer(&shared.secret, &replies))
 }

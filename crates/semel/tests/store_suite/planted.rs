@@ -16,7 +16,7 @@ use semel::{
         suite::{self, Verdict},
     },
 };
-use semel_core::record::{ExchangeId, Kept, Phase, Reply};
+use semel_core::record::{ExchangeId, Kept, Phase, Sealed};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Bug {
@@ -110,14 +110,14 @@ enum Bug {
     ScanByFirstPhase,
     /// The update drops the fingerprint (`peers.md` #16).
     SettleDropsFingerprint,
-    /// A map of header lines (`peers.md` #31).
-    MergesHeaders,
+    /// A column that nobody reads.
+    ForgetsAbout,
     /// Text (`peers.md` #12, #18).
-    ContentIsText,
+    SealedIsText,
     /// No content is no reply.
     EmptyIsOmitted,
-    /// A column of 65,535 bytes.
-    CutsContent,
+    /// 65,535 bytes.
+    CutsSealed,
     /// Sixteen bits of attempts.
     CutsAttempts,
     /// A probe can be asked once.
@@ -203,10 +203,10 @@ const CATALOGUE: &[(Bug, &[&str])] = {
         (Unordered, &["pages of a scan are in ascending order, complete, and without repetition"]),
         (ScanByFirstPhase, &["a scan shows what lives in its phase now"]),
         (SettleDropsFingerprint, &["the fingerprint survives claim, settle and replay"]),
-        (MergesHeaders, &["header lines keep order, repetition and bytes"]),
-        (ContentIsText, &["empty and binary content come back byte for byte"]),
+        (ForgetsAbout, &["every field of every phase comes back"]),
+        (SealedIsText, &["empty and binary content come back byte for byte"]),
         (EmptyIsOmitted, &["empty and binary content come back byte for byte"]),
-        (CutsContent, &["content of a mebibyte comes back"]),
+        (CutsSealed, &["content of a mebibyte comes back"]),
         (CutsAttempts, &["every field of every phase comes back"]),
         (ProbeOnce, &["a probe succeeds however often it is asked"]),
         (ProbeLeavesRecord, &["a probe leaves nothing behind"]),
@@ -468,24 +468,22 @@ impl PlantedStore {
                 record.fingerprint = sample::fingerprint(0);
             }
             Some(Bug::ForgetsGuards) => record.guard = None,
+            Some(Bug::ForgetsAbout) => record.about = None,
             Some(Bug::CutsAttempts) => record.attempt &= 0xffff,
             _ => {}
         }
-        let Phase::Completed { kept: Kept::Reply(reply), replay_for } = &record.phase else { return record };
-        let Reply { status, mut headers, mut content } = Reply::clone(reply);
-        let replay_for = *replay_for;
+        let Phase::Completed { kept: Kept::Sealed(Sealed { bytes, .. }), .. } = &mut record.phase else {
+            return record;
+        };
         match self.bug {
-            Some(Bug::MergesHeaders) => headers = headers.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect(),
-            Some(Bug::ContentIsText) => content = String::from_utf8_lossy(&content).into_owned().into(),
-            Some(Bug::CutsContent) => content.truncate(0xffff),
-            Some(Bug::EmptyIsOmitted) if content.is_empty() => {
-                let phase = Phase::Completed { kept: Kept::Omitted { status }, replay_for };
-                return Record { phase, ..record };
+            Some(Bug::SealedIsText) => *bytes = String::from_utf8_lossy(bytes).into_owned().into(),
+            Some(Bug::CutsSealed) => bytes.truncate(0xffff),
+            Some(Bug::EmptyIsOmitted) if bytes.is_empty() => {
+                return record.at_age(sample::REPLAY_FOR).expect("it lives longer");
             }
             _ => {}
         }
-        let kept = Kept::Reply(Arc::new(Reply { status, headers, content }));
-        Record { phase: Phase::Completed { kept, replay_for }, ..record }
+        record
     }
 
     /// The contract, but for the bug.

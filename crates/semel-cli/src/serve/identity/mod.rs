@@ -25,6 +25,10 @@ mod jwks;
 mod jwt;
 mod mapping;
 
+/// By which an operator, and nobody else, says who sent a request: a name of the mapping file, the text of the claim, or the
+/// subject of the certificate.
+pub(crate) const CALLER: HeaderName = HeaderName::from_static("semel-caller");
+
 /// The largest file of keys or a secret, in bytes.
 const KEYS_BYTES_MAX: u64 = 256 << 10;
 
@@ -85,23 +89,20 @@ impl Identity {
         }
     }
 
-    /// Whom an operator means: by `name`, which is what a credential's owner is called here (a name of the mapping file, the
-    /// text of the claim, the subject of the certificate); or by headers.
-    pub(crate) fn named(&self, name: Option<&str>, headers: &HeaderMap) -> Option<Caller> {
+    /// Whose request an operator means, by the headers that its caller would send, or by [`CALLER`] instead.
+    pub(crate) fn told_by_operator(&self, headers: &HeaderMap) -> Option<Caller> {
         let rules = Arc::clone(&self.0.read());
-        match name {
-            None => rules.of_headers(headers),
-            Some(name) if rules.mapping.has(name) => Some(Caller::Named(name.to_owned())),
-            Some(name) => match &rules.source {
-                Finding::Headers => None,
-                Finding::Jwt(config, _) => {
-                    rules.mapping.of(name.as_bytes()).or_else(|| Some(jwt::caller_of(config, &name.into())))
-                }
-                Finding::ClientCertificate => {
-                    rules.mapping.of(name.as_bytes()).or_else(|| Some(Caller::Certificate(name.to_owned())))
-                }
-            },
+        let Some(name) = headers.get(CALLER) else { return rules.of_headers(headers) };
+        let name = std::str::from_utf8(name.as_bytes()).ok()?;
+        if rules.mapping.has(name) {
+            return Some(Caller::Named(name.to_owned()));
         }
+        let caller = match &rules.source {
+            Finding::Headers => return None,
+            Finding::Jwt(config, _) => jwt::caller_of(config, &name.into()),
+            Finding::ClientCertificate => Caller::Certificate(name.to_owned()),
+        };
+        Some(rules.mapping.of(name.as_bytes()).unwrap_or(caller))
     }
 }
 

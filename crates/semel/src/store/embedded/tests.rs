@@ -6,7 +6,7 @@
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
-use semel_core::record::{Kept, Reply};
+use semel_core::record::{Kept, Sealed};
 
 use super::{
     simulated::{Fault, SimulatedDisk, Survival},
@@ -290,10 +290,9 @@ fn in_flight(retention_s: u64) -> Record {
 }
 
 fn completed(content: usize, replay_s: u64, retention_s: u64) -> Record {
-    let headers = vec![(Bytes::from_static(b"content-type"), Bytes::from_static(b"text/plain"))];
-    let reply = Reply { status: 201, headers, content: Bytes::from(vec![b'x'; content]) };
+    let sealed = Sealed { status: 201, bytes: Bytes::from(vec![b'x'; content]) };
     let replay_for = Duration::from_secs(replay_s);
-    record(Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for }, retention_s)
+    record(Phase::Completed { kept: Kept::Sealed(sealed), replay_for }, retention_s)
 }
 
 fn record(phase: Phase, retention_s: u64) -> Record {

@@ -1,9 +1,8 @@
 //! Ages, and what they take away.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use semel_core::record::{Kept, Phase, Reply};
+use semel_core::record::Phase;
 
 use super::{
     Case, Failure, Need, same,
@@ -13,7 +12,7 @@ use crate::{
     store::{PhaseKind, Record, Swap},
     testkit::{
         Harness, Keeps,
-        sample::{completed, in_flight, key, omitted, put, remove, stamp, unknown},
+        sample::{completed, in_flight, key, omitted, put, remove, sealed, stamp, unknown},
     },
 };
 
@@ -72,9 +71,7 @@ fn living(record: Record, retention: Duration) -> Record {
 }
 
 fn replayable(content: &'static str, replay_for: Duration, retention: Duration) -> Record {
-    let headers = vec![(Bytes::from_static(b"etag"), Bytes::from_static(b"\"1\""))];
-    let reply = Reply { status: 202, headers, content: Bytes::from_static(content.as_bytes()) };
-    let phase = Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for };
+    let phase = Phase::Completed { kept: sealed(202, content), replay_for };
     Record { phase, retention, ..completed(1, "") }
 }
 

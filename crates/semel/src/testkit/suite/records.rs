@@ -1,11 +1,11 @@
 //! Every field of every record comes back as it was put.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use semel_core::{
     fingerprint::Fingerprint,
-    record::{Kept, Phase, Reply},
+    record::{Kept, Phase},
 };
 
 use super::{
@@ -18,8 +18,8 @@ use crate::{
         Harness, Keeps,
         prng::Prng,
         sample::{
-            LEASE, REPLAY_FOR, RETENTION, about, completed, fingerprint, guard, guarded, held, in_flight, key, omitted,
-            put, stamp, unknown,
+            LEASE, RETENTION, about, completed, fingerprint, guard, guarded, held, in_flight, key, omitted, put,
+            sealed, stamp, unknown,
         },
     },
 };
@@ -29,11 +29,6 @@ pub(super) const CASES: &[Case] = &[
         name: "every field of every phase comes back",
         needs: Need::Keeps(Keeps::Nothing),
         run: |h| Box::pin(every_field(h)),
-    },
-    Case {
-        name: "header lines keep order, repetition and bytes",
-        needs: Need::Keeps(Keeps::Nothing),
-        run: |h| Box::pin(headers(h)),
     },
     Case {
         name: "empty and binary content come back byte for byte",
@@ -83,9 +78,8 @@ pub(super) fn shapes() -> Vec<Record> {
             ..omitted(10)
         },
     ];
-    let whole_life = Reply { status: 100, headers: Vec::new(), content: Bytes::new() };
     shapes.push(Record {
-        phase: Phase::Completed { kept: Kept::Reply(Arc::new(whole_life)), replay_for: RETENTION + LEASE },
+        phase: Phase::Completed { kept: sealed(100, ""), replay_for: RETENTION + LEASE },
         ..completed(11, "")
     });
     for edge in [0x00, 0x7f, 0x80, 0xff] {
@@ -109,33 +103,9 @@ async fn come_back(t: &Trial, records: Vec<Record>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn with_reply(n: u64, headers: Vec<(Bytes, Bytes)>, content: Bytes) -> Record {
-    let reply = Reply { status: 200, headers, content };
-    let phase = Phase::Completed { kept: Kept::Reply(Arc::new(reply)), replay_for: REPLAY_FOR };
-    Record { phase, ..completed(n, "") }
-}
-
 async fn every_field(h: &dyn Harness) -> Result<(), Failure> {
     let t = Trial::of(h).await;
     come_back(&t, shapes()).await
-}
-
-async fn headers(h: &dyn Harness) -> Result<(), Failure> {
-    let t = Trial::of(h).await;
-    let line = |name: &'static str, value: &'static [u8]| (Bytes::from(name), Bytes::from_static(value));
-    // `peers.md` #31: several Set-Cookie lost or merged.
-    let repeated = vec![
-        line("set-cookie", b"b=2"),
-        line("x-request-id", b"1"),
-        line("set-cookie", b"a=1; Path=/, really"),
-        line("set-cookie", b"b=2"),
-        line("x-empty", b""),
-    ];
-    let opaque: Vec<u8> = (0x20..=0x7e).chain(0x80..=0xff).collect();
-    let bytes = vec![(Bytes::from_static(b"x-opaque"), Bytes::from(opaque))];
-    let many = (0..300).map(|n| (Bytes::from(format!("x-{}", n % 7)), Bytes::from(vec![b'v'; n]))).collect();
-    let records = [repeated, bytes, many, Vec::new()];
-    come_back(&t, (1..).zip(records).map(|(n, headers)| with_reply(n, headers, Bytes::from("{}"))).collect()).await
 }
 
 async fn contents(h: &dyn Harness) -> Result<(), Failure> {
@@ -149,7 +119,7 @@ async fn contents(h: &dyn Harness) -> Result<(), Failure> {
         Bytes::from(vec![0; 4_096]),
         Bytes::from(vec![0xff; 4_095]),
     ];
-    come_back(&t, (1..).zip(contents).map(|(n, content)| with_reply(n, Vec::new(), content)).collect()).await
+    come_back(&t, (1..).zip(contents).map(|(n, content)| completed(n, content)).collect()).await
 }
 
 async fn mebibyte(h: &dyn Harness) -> Result<(), Failure> {
