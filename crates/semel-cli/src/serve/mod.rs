@@ -104,9 +104,9 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
         None => secret,
     };
     tracing::info!(target: "semel::store", "replies are sealed with the secret {}", secret.sealing().key_id());
-    let measured = Measured::new(store);
-    let measures = measured.measures();
-    let store: Arc<dyn Store> = Arc::new(measured);
+    let store = Measured::new(store);
+    let measures = store.measures();
+    let store: Arc<dyn Store> = Arc::new(store);
     let counts = Arc::new(Counts::new(&policy));
     let recent = Arc::new(Recent::default());
     let base = Semel::new(policy, secret, Arc::clone(&store))
