@@ -182,6 +182,7 @@ fn names(source: &Source) -> Vec<String> {
     match extension {
         Some("rs") if source.path.starts_with("crates/") => owned(&mut functions(&source.text)),
         Some("ts") if source.path.starts_with("clients/typescript/test/") => titles(&source.text),
+        Some("js") if source.path.starts_with("tests/console/") => titles(&source.text),
         Some("py") if source.path.starts_with("clients/python/tests/") => {
             owned(&mut source.text.lines().filter_map(|line| {
                 let line = line.trim_start();
@@ -193,7 +194,7 @@ fn names(source: &Source) -> Vec<String> {
     }
 }
 
-/// The titles of the tests in a TypeScript source, such as `test("l11 two tabs are one order", ...)`: the words become a
+/// The titles of the tests in a TypeScript or JavaScript source, such as `test("l11 two tabs are one order", ...)`: the words become a
 /// name like those of the other languages, up to a part that is computed.
 fn titles(text: &str) -> Vec<String> {
     let title = |line: &str| {

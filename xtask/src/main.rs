@@ -7,6 +7,7 @@ mod cases;
 mod ci;
 mod deb;
 mod generate;
+mod npm;
 mod python;
 mod shell;
 mod sources;

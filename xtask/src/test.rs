@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that a fresh machine needs to run every test.
 
 use crate::{
-    python, shell,
+    npm, python, shell,
     tools::{self, NeededBy},
     typescript,
 };
@@ -41,9 +41,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.rest.is_empty() {
         python::test()?;
         typescript::test()?;
+        shell::stage("test the console in a browser");
+        npm::test(&shell::root().join("tests/console"))?;
     }
     Ok(())
 }
 
 /// What the tests read to decide how far to go; each has a default that fits CI.
-const LONG: &[(&str, &str)] = &[("SEMEL_MODEL", "long"), ("SEMEL_KILLS", "300"), ("PROPTEST_CASES", "20000")];
+const LONG: &[(&str, &str)] = &[
+    ("SEMEL_MODEL", "long"),
+    ("SEMEL_KILLS", "300"),
+    ("PROPTEST_CASES", "20000"),
+    ("SEMEL_CONSOLE_RECORDS", "1000000"),
+];

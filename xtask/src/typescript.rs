@@ -1,48 +1,19 @@
 //! The TypeScript client: the judgement tables in its language, and its tests.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command};
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use semel_core::{policy::Preset, retry::Judgement};
 use serde_json::{Map, Value};
 
-use crate::shell;
+use crate::{npm, shell};
 
 const BY_HAND: &str = "// Written by `cargo xtask generate` from crates/semel-core/judgement; do not edit.\n";
 
 /// Installs what the lockfile says, builds, and runs every test.
 pub(crate) fn test() -> anyhow::Result<()> {
     shell::stage("test the TypeScript client");
-    let version = shell::output(Command::new("node").arg("--version"))?;
-    if !is_new_enough(&version) {
-        bail!(
-            "Node.js {NODE_MIN} or later is needed, and this is {}: install one from https://nodejs.org",
-            version.trim()
-        );
-    }
-    let folder = shell::root().join("clients/typescript");
-    // npm replaces the whole folder of dependencies: only where the lockfile is another one.
-    let stamp = folder.join("node_modules/installed");
-    let wanted = fs::read_to_string(folder.join("package-lock.json")).context("cannot read package-lock.json")?;
-    if !fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        // Nothing that a dependency brings along runs here.
-        let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
-        shell::run(Command::new("npm").args(install).current_dir(&folder))?;
-        fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
-    }
-    let mut tests = Command::new("npm");
-    tests.args(["test", "--loglevel=error"]).current_dir(&folder);
-    // Its tests need the sandbox, which the build of the other tests has left there.
-    shell::run(tests.env("SEMEL", shell::target().join("debug/semel")))
-}
-
-/// The oldest release that the client supports; a distribution's package may be older.
-const NODE_MIN: u32 = 20;
-
-/// Reads what `node --version` prints, such as `v20.11.1`.
-fn is_new_enough(version: &str) -> bool {
-    let major = version.trim().strip_prefix('v').and_then(|version| version.split('.').next()?.parse().ok());
-    major.is_some_and(|major: u32| major >= NODE_MIN)
+    npm::test(&shell::root().join("clients/typescript"))
 }
 
 /// `src/tables.ts`: the tables without what only people and logs read.
@@ -140,15 +111,5 @@ fn strip(conclusion: &mut Map<String, Value>) {
     }
     if let Some(otherwise) = conclusion.get_mut("otherwise").and_then(Value::as_object_mut) {
         strip(otherwise);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn an_old_node_is_told_from_a_new_one() {
-        let new = ["v20.0.0\n", "v22.1.0"].map(super::is_new_enough);
-        let old = ["v18.19.0\n", "20", ""].map(super::is_new_enough);
-        assert_eq!((new, old), ([true; 2], [false; 3]));
     }
 }

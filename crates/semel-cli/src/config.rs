@@ -62,10 +62,14 @@ pub(crate) struct Gateway {
     pub upstream: Option<Origin>,
     /// The folder of records and secret.
     pub data: PathBuf,
+    /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
+    pub seal_secret_files: Vec<PathBuf>,
     /// Where operators connect, if anywhere.
     pub admin: Option<SocketAddr>,
-    /// The file whose token lets operators release guards; without it nobody can.
+    /// The file whose token lets operators look at records, settle and release; without it nobody can.
     pub admin_token_file: Option<PathBuf>,
+    /// Where every act of an operator is written down; `None`: in `data`.
+    pub audit_log: Option<PathBuf>,
     /// Who may read the policy document.
     pub publish_policy: PublishPolicy,
     /// Who is asked before a kept reply is told, if anybody.
@@ -94,6 +98,13 @@ pub(crate) struct Gateway {
     pub drain_max: Duration,
     /// `[cors]`: which web pages may read its answers.
     pub cors: Cors,
+}
+
+impl Gateway {
+    /// Where every act of an operator is written down.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.audit_log.clone().unwrap_or_else(|| self.data.join("audit.log"))
+    }
 }
 
 /// Who may read the policy document.
@@ -218,8 +229,10 @@ pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
     pub data: Option<PathBuf>,
+    pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
     pub admin_token_file: Option<PathBuf>,
+    pub audit_log: Option<PathBuf>,
     pub publish_policy: Option<PublishPolicy>,
     pub authorize: Option<Question>,
     pub host: Option<HostRule>,
@@ -329,6 +342,12 @@ impl Config {
                 "gateway.admin_token_file is for the admin address, which is off: set gateway.admin too",
             ));
         }
+        if gateway.audit_log.is_some() && gateway.admin_token_file.is_none() {
+            return Err(complain(
+                None,
+                "gateway.audit_log is about what operators do, who need a token: set gateway.admin_token_file too",
+            ));
+        }
         let (span, settings) = match document.store {
             None => (None, StoreSettings::default()),
             Some(settings) => (Some(settings.span()), settings.into_inner()),
@@ -356,8 +375,10 @@ impl GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
             data: self.data.or(base.data),
+            seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
             admin_token_file: self.admin_token_file.or(base.admin_token_file),
+            audit_log: self.audit_log.or(base.audit_log),
             publish_policy: self.publish_policy.or(base.publish_policy),
             authorize: self.authorize.or(base.authorize),
             host: self.host.or(base.host),
@@ -385,8 +406,10 @@ impl GatewaySettings {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
             upstream: self.upstream.map(|origin| origin.0),
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
+            seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
             admin_token_file: self.admin_token_file,
+            audit_log: self.audit_log,
             publish_policy: self.publish_policy.unwrap_or(PublishPolicy::Admin),
             authorize: self.authorize,
             host: self.host.unwrap_or(HostRule::Preserve),

@@ -14,6 +14,7 @@ mod call;
 mod config;
 mod demo;
 mod init;
+mod records;
 mod ready;
 mod sandbox;
 mod serve;
@@ -55,6 +56,10 @@ enum Command {
     /// Prepares, checks and counts the store where records live.
     #[command(subcommand)]
     Store(StoreCommand),
+    Records(records::Records),
+    /// Makes secrets.
+    #[command(subcommand)]
+    Secret(SecretCommand),
     Ready(ready::Ready),
     Init(init::Init),
     /// Checks a configuration, or shows every setting with its default.
@@ -127,7 +132,13 @@ impl StoreArgs {
             Err(VarError::NotPresent) => None,
             Err(VarError::NotUnicode(_)) => return Err(ConfigError::new("SEMEL_STORE_PASSWORD is not UTF-8")),
         };
-        Ok(StoreFlags { place, secret_file: self.secret_file, password })
+        let secret = match std::env::var("SEMEL_SECRET") {
+            Ok(text) if text.is_empty() => None,
+            Ok(text) => Some(text.parse().map_err(|why: String| ConfigError::new(format!("SEMEL_SECRET: {why}")))?),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => return Err(ConfigError::new("SEMEL_SECRET is not UTF-8")),
+        };
+        Ok(StoreFlags { place, secret_file: self.secret_file, secret, password })
     }
 }
 
@@ -208,6 +219,18 @@ impl StoreOf {
 }
 
 #[derive(Subcommand)]
+enum SecretCommand {
+    /// Mints a secret of 32 random bytes in a new file that only its owner may read.
+    #[command(
+        after_help = "Examples:\n  semel secret new /etc/semel/seal-2026     (then name it first in gateway.seal_secret_files)\n  semel secret new /etc/semel/secret        (for --secret-file, the same on every gateway of one store)\n\nExit codes:\n  0  it is there\n  1  it is not: the file was there before, or cannot be made"
+    )]
+    New {
+        /// The file, which must not be there yet
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
 enum ConfigCommand {
     /// Reads FILE and says what is wrong with it, and where.
     #[command(
@@ -241,6 +264,8 @@ fn main() -> ExitCode {
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Store(command) => store(command),
+        Command::Records(records) => records::run(records),
+        Command::Secret(SecretCommand::New { file }) => semel::mint_secret(&file).map(|()| SUCCESS).map_err(Into::into),
         Command::Ready(args) => ready::run(args).map(|()| SUCCESS),
         Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),

@@ -94,6 +94,8 @@ fn no_interleaving_breaks_an_invariant() {
         expired = forgotten, 2 + 1: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
         all that executes, 2 + 1: lost outcome-unknown, own, own released, own unkept, own unknown, own, warned, own, warned released, own, warned unkept, own, warned unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse reply-gone, refuse store-unavailable, replay
         refuse, 4 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
+        operated, 2 same + 1 other: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
+        operated re-execute, 2 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse reply-gone, refuse store-unavailable, replay
         probe, 3 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
         probe, 2 same + 1 other: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse key-reused, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
         wait and probe, 2 same: lost outcome-unknown, own, own released, own unkept, own unknown, refuse in-flight, refuse origin-unavailable, refuse outcome-unknown, refuse reply-gone, refuse store-unavailable, replay
@@ -145,6 +147,8 @@ fn every_planted_bug_is_caught() {
         UnconfirmedSaysReleased    I3  a reply was told that is not there                         refuse, 3 same, 1 moves
         BlindGiveBack              I6  a key stays refused though all is known of it              refuse, 3 same, 4 moves
         RetryFreesKey              I6  a key is free while it is being executed                   re-execute, 3 same, 5 moves
+        OperatorSettlesRunning     I6  a key is free while it is being executed                   operated, 2 same + 1 other, 3 moves
+        OperatorSettlesKnown       I2  a completed record was replaced                            operated, 2 same + 1 other, 5 moves
         ProbeBelievedTooEarly      I1  the effect happened twice                                  probe, 3 same, 7 moves
         UndecidedIsAbsent          I1  the effect happened twice                                  probe, 3 same, 7 moves
         FoundIsNotKept             I3  a reply was replayed that never was durable                probe, 3 same, 5 moves
@@ -482,7 +486,9 @@ impl explore::World for World {
     }
 
     fn check_at_rest(&self, config: &Config) -> Checked {
-        let without_faults = self.faults_left == config.faults_max && self.forgets_left == config.forgets_max;
+        let without_faults = self.faults_left == config.faults_max
+            && self.forgets_left == config.forgets_max
+            && self.operator == config.operator;
         ensure(!without_faults || self.is_reply_told, I6, "without a fault, nobody got the reply")?;
         let refuses = config.rules.on_unknown == OnUnknown::Refuse;
         let stuck =

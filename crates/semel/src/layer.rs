@@ -144,6 +144,10 @@ impl Semel {
         &self.0.policy
     }
 
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.0.secret
+    }
+
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store

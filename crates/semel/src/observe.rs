@@ -47,6 +47,8 @@ pub struct Owner {
     pub route: String,
     /// Its exchange, as logs name it.
     pub exchange: ExchangeId,
+    /// Its record.
+    pub record: RecordKey,
 }
 
 /// Why nothing was released; of several reasons the last of these is told.
@@ -176,7 +178,10 @@ async fn release(
         }
     };
     match swapped {
-        Swapped::Done => Ok(what(Owner { route: watch.route().name().to_owned(), exchange: owner.stamp.exchange })),
+        Swapped::Done => {
+            let (route, exchange) = (watch.route().name().to_owned(), owner.stamp.exchange);
+            Ok(what(Owner { route, exchange, record: watch.owner() }))
+        }
         Swapped::Found(_) | Swapped::Absent => nothing(Unreleased::Changed),
     }
 }
@@ -291,7 +296,11 @@ mod tests {
                 } else {
                     release(&store, watch, |owner| watch.judge(owner, watched.began.elapsed())).await.unwrap()
                 };
-                let freed = Released::Guard(Owner { route: "/orders".to_owned(), exchange: ExchangeId(1) });
+                let freed = Released::Guard(Owner {
+                    route: "/orders".to_owned(),
+                    exchange: ExchangeId(1),
+                    record: watch.owner(),
+                });
                 assert_eq!(what, unreleased.map_or(freed, Released::Nothing), "{why}");
                 let expected = unreleased.is_none().then_some((GUARD, Stamp { exchange: ExchangeId(1), write: 2 }));
                 assert_eq!(*store.deleted.lock(), expected.into_iter().collect::<Vec<_>>(), "{why}");

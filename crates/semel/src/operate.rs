@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use semel_core::{
     admit::{Admission, Covered, Head, admit},
-    policy::{Policy, ReplyRule, RoutePolicy},
+    exchange::Which,
+    policy::{ReplyRule, RoutePolicy},
     record::{Kept, Reply, Stamp},
     register::{Found, Swap},
-    scope::Secret,
     settle::{Ended, Unsettled, settle},
     wire::Problem,
 };
@@ -36,7 +36,16 @@ impl Semel {
     /// What a request is about, as its caller would send it; the name of its record is in it. The clock plays no part:
     /// what is too old to be sent can still be looked at.
     pub fn find(&self, head: &Head<'_>, content: &[u8]) -> Result<Covered, Unfound> {
-        find(self.policy(), self.secret(), head, content)
+        let (policy, secret) = (self.policy(), self.secret());
+        match admit(policy, head, Duration::ZERO) {
+            Admission::Pass(_) => Err(Unfound::NotCovered),
+            Admission::Refuse(refused) => Err(Unfound::Refused(refused.problem)),
+            Admission::Read(admitted) => match admitted.cover(policy, secret, head, content) {
+                Ok(Some(covered)) => Ok(covered),
+                Ok(None) => Err(Unfound::NotCovered),
+                Err(refused) => Err(Unfound::Refused(refused.problem)),
+            },
+        }
     }
 
     /// The swap that settles `found` on the word of an operator, to be asked of the [store](Semel::store): once, since
@@ -52,15 +61,15 @@ impl Semel {
         settlement: Settlement,
     ) -> Result<Swap, Unsettled> {
         let about = found.record.about.as_ref();
-        let named = || self.policy().routes().iter().find(|route| about.is_some_and(|about| about.route == route.name()));
+        let named =
+            || self.policy().routes().iter().find(|route| about.is_some_and(|about| about.route == route.name()));
         let route = request.map(|request| &request.route).or_else(named);
         let ended = match settlement {
             Settlement::DidNotHappen => Ended::DidNotHappen,
             Settlement::Happened(reply) => {
-                let status = reply.status;
                 let kept = match request.filter(|request| request.route.reply == ReplyRule::Kept) {
-                    Some(request) => Kept::Reply(Arc::new(reply::kept(&request.route, reply))),
-                    None => Kept::Omitted { status },
+                    Some(request) => Kept::Reply(Arc::new(reply::given(&request.route, reply))),
+                    None => Kept::Omitted { status: reply.status },
                 };
                 // Of a route that is no more, what is known is how long its outcome would have stayed unknown.
                 let times = |route: &Arc<RoutePolicy>| (route.replay_for, route.remember_for);
@@ -69,19 +78,14 @@ impl Semel {
                 Ended::Happened { kept, replay_for, remember_for }
             }
         };
-        let swap = settle(found, seen, ended, new_exchange_id())?;
-        Ok(request.map_or(swap.clone(), |request| Seals::of(request).close(Which::Record, swap)))
-    }
-}
-
-fn find(policy: &Policy, secret: &Secret, head: &Head<'_>, content: &[u8]) -> Result<Covered, Unfound> {
-    match admit(policy, head, Duration::ZERO) {
-        Admission::Pass(_) => Err(Unfound::NotCovered),
-        Admission::Refuse(refused) => Err(Unfound::Refused(refused.problem)),
-        Admission::Read(admitted) => match admitted.cover(policy, secret, head, content) {
-            Ok(Some(covered)) => Ok(covered),
-            Ok(None) => Err(Unfound::NotCovered),
-            Err(refused) => Err(Unfound::Refused(refused.problem)),
-        },
+        let mut swap = settle(found, seen, ended, new_exchange_id())?;
+        if let Some(request) = request {
+            swap = Seals::of(request).close(Which::Record, swap);
+        }
+        // What it is about, and of which trace, its first request has said.
+        if let Some(put) = &mut swap.put {
+            put.record.about.clone_from(&found.record.about);
+        }
+        Ok(swap)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
 use semel_core::{
     admit::Covered,
     exchange::Probed,
@@ -93,7 +93,18 @@ where
         (Shown::Absent, _) => Probed::Absent,
         (Shown::Found, ReplyRule::Omitted) => Probed::Found(omitted),
         (Shown::Found, ReplyRule::Kept) => {
-            Probed::Found(Kept::Reply(Arc::new(reply::keep(&route, status, &parts.headers, content))))
+            let reply = match rule.kept_of(&content) {
+                None => reply::keep(&route, status, &parts.headers, content),
+                // Everything else in the header section is about the whole.
+                Some(part) => {
+                    let mut headers = HeaderMap::new();
+                    if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
+                        headers.insert(header::CONTENT_TYPE, content_type.clone());
+                    }
+                    reply::keep(&route, status, &headers, content.slice_ref(part))
+                }
+            };
+            Probed::Found(Kept::Reply(Arc::new(reply)))
         }
     }
 }

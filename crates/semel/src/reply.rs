@@ -88,6 +88,18 @@ pub(crate) fn keep(route: &RoutePolicy, status: StatusCode, headers: &HeaderMap,
     Reply { status: status.as_u16(), headers, content }
 }
 
+/// What is kept of a response that an operator gives.
+pub(crate) fn given(route: &RoutePolicy, reply: Reply) -> Reply {
+    let mut headers = HeaderMap::new();
+    for (name, value) in reply.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_maybe_shared(value)) {
+            headers.append(name, value);
+        }
+    }
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    keep(route, status, &headers, reply.content)
+}
+
 fn name_bytes(name: &HeaderName) -> Bytes {
     Bytes::copy_from_slice(name.as_str().as_bytes())
 }

@@ -62,6 +62,7 @@ path = "/orders/by-key/{key}"                 # {key} and the variables of the r
 found = ["200"]                               # it happened: the content is kept as the reply
 absent = ["404"]                              # it did not, once the record is old enough
 member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+keep = "content"                              # as the reply: all of the content, or the member
 status = 201                                  # that the kept reply has; not set: as the origin answers
 probe_max = "5s"                              # the origin may take to answer
 after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
@@ -93,12 +94,22 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
         text(&gateway.data.display().to_string()),
         "the folder of the secret, and of records where the store is embedded",
     );
+    page.set(
+        "seal_secret_files",
+        list(gateway.seal_secret_files.iter().map(|file| file.display().to_string())),
+        "kept replies are sealed with the first of these and opened with any; []: with the secret itself",
+    );
     let admin = gateway.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.set("admin", text(&admin), "where operators connect: /healthz, /readyz, /.well-known/idempotency; or \"off\"");
     page.maybe(
         "admin_token_file",
         gateway.admin_token_file.as_ref().map(|path| text(&path.display().to_string())),
-        "a file with the token that operators show to release guards there: POST /v1/release",
+        "a file with the token that operators show there, to look at records, settle and release: /v1",
+    );
+    page.maybe(
+        "audit_log",
+        gateway.audit_log.as_ref().map(|path| text(&path.display().to_string())),
+        "where every act of an operator is written down first; audit.log in the data folder, if not set",
     );
     page.set(
         "publish_policy",
@@ -369,6 +380,7 @@ fn probe(page: &mut Page<'_>, rule: &ProbeRule) {
     page.set("absent", statuses(Shown::Absent), "it did not, once the record is old enough");
     let member = rule.member.as_ref().map(|pointer| text(pointer.as_str()));
     page.maybe("member", member, "a JSON Pointer that must be there, and not empty, for found");
+    page.set("keep", text(words::keep(rule.keep)), "as the reply: all of the content, or the member");
     let status = rule.status.map(|status| status.as_u16().to_string());
     page.maybe("status", status, "that the kept reply has; not set: as the origin answers");
     page.time("probe_max", rule.probe_max, "the origin may take to answer");

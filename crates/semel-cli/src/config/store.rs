@@ -36,6 +36,8 @@ pub(crate) struct StoreConfig {
     pub password: PasswordFrom,
     /// The file of the secret that all gateways on one store have in common; `None`: the one in the data folder.
     pub secret_file: Option<PathBuf>,
+    /// The secret itself, as `SEMEL_SECRET` gives it; it stands in for every file.
+    pub secret: Option<SecretText>,
     /// Connections of this gateway to the shared store.
     pub connections: usize,
     /// How long the shared store may take for one answer.
@@ -75,6 +77,39 @@ pub(crate) enum Place {
     Redis(StoreUrl),
 }
 
+/// A secret as a text of 64 hexadecimal digits, which no output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SecretText([u8; 32]);
+
+impl SecretText {
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl FromStr for SecretText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<SecretText, String> {
+        let wrong = || format!("it must be 64 hexadecimal digits, and has {} characters", text.chars().count());
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(SecretText(bytes))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
 /// The URL of a shared store, without its password.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct StoreUrl(String);
@@ -106,6 +141,8 @@ pub(crate) struct StoreFlags {
     pub place: Option<PlaceText>,
     /// `--secret-file` or `SEMEL_SECRET_FILE`.
     pub secret_file: Option<PathBuf>,
+    /// `SEMEL_SECRET`.
+    pub secret: Option<SecretText>,
     /// `SEMEL_STORE_PASSWORD`.
     pub password: Option<Password>,
 }
@@ -148,6 +185,9 @@ impl StoreSettings {
                 place.kind()
             ));
         }
+        if secret_file.is_some() && flags.secret.is_some() {
+            return Err("`secret_file` and SEMEL_SECRET: give one of them".to_owned());
+        }
         // A password that is there for another store is no contradiction in an environment.
         let from_environment = flags.password.filter(|_| place.is_shared());
         let password = match (password, from_environment, self.password_file) {
@@ -172,6 +212,7 @@ impl StoreSettings {
             place,
             password,
             secret_file,
+            secret: flags.secret,
             connections: self.connections.map_or(postgres::CONNECTIONS_DEFAULT, |Connections(connections)| connections),
             statement_max: self.statement_max.map_or(postgres::STATEMENT_MAX_DEFAULT, |duration| duration.0),
             connect_max: self.connect_max.map_or(postgres::CONNECT_MAX_DEFAULT, |duration| duration.0),

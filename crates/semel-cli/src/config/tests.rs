@@ -122,14 +122,14 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[gateway]\nlissten = \"127.0.0.1:1\"\n",
         &expect![[r#"
-            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `admin`, `admin_token_file`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
               2 | lissten = "127.0.0.1:1"
                 | ^^^^^^^"#]],
     );
     check_error(
         "[[route]]\npath = \"/a\"\nwait-max = \"3s\"\n",
         &expect![[r#"
-            semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+            semel.toml:3:1: route.wait-max: did you mean `wait_max`? unknown member `wait-max`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_sent`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `probe`, `guard`, `release`
               3 | wait-max = "3s"
                 | ^^^^^^^^"#]],
     );
@@ -143,7 +143,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[[route]]\nzzzzzzzzzzz = 1\n",
         &expect![[r#"
-            semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `guard`, `release`
+            semel.toml:2:1: route.zzzzzzzzzzz: unknown member `zzzzzzzzzzz`, expected one of `methods`, `path`, `key`, `key_header`, `key_member`, `key_grammar`, `key_form`, `key_sent`, `key_presence`, `attempt_suffix`, `key_bytes_max`, `fingerprint`, `fingerprint_ignore`, `fingerprint_members`, `effect_happened`, `effect_none`, `effect_unknown`, `reply`, `on_completed`, `on_mismatch`, `on_unknown`, `on_expired`, `on_late`, `execution_max`, `grace`, `wait_max`, `replay_for`, `remember_for`, `unknown_for`, `request_read_max`, `request_body_bytes_max`, `reply_body_bytes_max`, `marker`, `replay_member`, `headers_omitted`, `resource`, `problems`, `probe`, `guard`, `release`
               2 | zzzzzzzzzzz = 1
                 | ^^^^^^^^^^^"#]],
     );
@@ -364,7 +364,8 @@ fn every_setting_is_shown() {
         # upstream = ""                                 # not set: the origin, such as "http://127.0.0.1:3000"
         data = "./semel-data"                           # the folder of the secret, and of records where the store is embedded
         admin = "off"                                   # where operators connect: /healthz, /readyz, /.well-known/idempotency; or "off"
-        # admin_token_file = ""                         # not set: a file with the token that operators show to release guards there: POST /v1/release
+        # admin_token_file = ""                         # not set: a file with the token that operators show there, to look at records, settle and release: /v1
+        # audit_log = ""                                # not set: where every act of an operator is written down first; audit.log in the data folder, if not set
         publish_policy = "admin"                        # admin, or public: /.well-known/idempotency is for every client too
         # authorize = ""                                # not set: asked with the caller's credentials before a kept reply is told; 401 and 403 are told instead
         host = "preserve"                               # the origin is told the client's Host (preserve) or its own name (upstream)
@@ -414,6 +415,7 @@ fn every_setting_is_shown() {
         # key_member = ""                               # not set: a JSON Pointer, for key = "member"
         key_grammar = "any"                             # any, uuid, uuid-v4, uuid-v7
         key_form = "lenient"                            # lenient: quoted or bare; strict: quoted
+        key_sent = "as-received"                        # to the origin: as-received, bare, quoted; one spelling for an origin that is to know it again
         key_presence = "optional"                       # optional: without a key unprotected; required: refused
         attempt_suffix = "literal"                      # stem: -attempt-<n> at a key's end does not count; literal
         key_bytes_max = 255                             # bytes after unquoting
@@ -425,7 +427,7 @@ fn every_setting_is_shown() {
         effect_unknown = ["500-502", "504-599"]         # it may have happened: see on_unknown
         reply = "kept"                                  # kept; omitted: only that it was done
         on_completed = "replay"                         # replay; conflict: 409 resource-exists
-        on_unknown = "refuse"                           # refuse; reexecute, forward-key: the origin is idempotent
+        on_unknown = "refuse"                           # refuse; reexecute, forward-key: the origin is idempotent; probe: the origin is asked, see [route.probe]
         on_expired = "refuse"                           # past replay_for: refuse, execute
         on_late = "ignore"                              # an old Repeatability-First-Sent: ignore, refuse
         execution_max = "30s"                           # the origin may take; past it the outcome is unknown
@@ -460,6 +462,16 @@ fn every_setting_is_shown() {
         guard-incomplete = { status = 400 }             # The request does not say what its guard compares
         too-late = { status = 412 }                     # The request is too old to be told apart from a repetition
         origin-unavailable = { status = 502 }           # The origin cannot be reached
+
+        # A route may ask the origin what became of a request whose outcome is unknown; none does here.
+        # [route.probe]                                 # with on_unknown = "probe": the origin is asked with GET
+        # path = "/orders/by-key/{key}"                 # {key} and the variables of the route's path; a query is allowed
+        # found = ["200"]                               # it happened: the content is kept as the reply
+        # absent = ["404"]                              # it did not, once the record is old enough
+        # member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+        # status = 201                                  # that the kept reply has; not set: as the origin answers
+        # probe_max = "5s"                              # the origin may take to answer
+        # after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
 
         # A route may have a guard, and releases of its guard or slot; none has one here.
         # [route.guard]

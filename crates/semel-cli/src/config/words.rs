@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use semel_core::{
     key::{AttemptSuffix, Form, Grammar, Presence, Sent},
-    policy::{OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
+    policy::{Keep, OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
 };
 
 use super::{HostRule, LogForm, PublishPolicy};
@@ -125,6 +125,13 @@ pub(crate) fn on_unknown(rule: OnUnknown) -> &'static str {
         OnUnknown::Reexecute => "reexecute",
         OnUnknown::ForwardKey => "forward-key",
         OnUnknown::Probe => "probe",
+    }
+}
+
+pub(crate) fn keep(keep: Keep) -> &'static str {
+    match keep {
+        Keep::Content => "content",
+        Keep::Member => "member",
     }
 }
 

@@ -57,7 +57,7 @@ const STORE: &str = "SEMEL_STORE";
 const PASSWORD: &str = "SEMEL_STORE_PASSWORD";
 
 /// What the surroundings of a demo may say of a store that is not the demo's.
-pub(crate) const OF_OTHERS: [&str; 3] = [STORE, PASSWORD, "SEMEL_SECRET_FILE"];
+pub(crate) const OF_OTHERS: [&str; 4] = [STORE, PASSWORD, "SEMEL_SECRET_FILE", "SEMEL_SECRET"];
 
 /// Nothing that is worth a secret comes to the demo, and one demo may follow another on the same store.
 const SECRET: [u8; 32] = *b"every semel demo has this secret";

@@ -11,12 +11,12 @@ use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
+    console::{self, Console},
     listen::Closing,
     metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
     operators::{
         Operators,
         api::{self, Api},
-        release,
         token::Token,
     },
 };
@@ -39,6 +39,8 @@ pub(crate) struct Admin {
     pub operators: Operators,
     /// What operators show before they are told or do anything; without it nobody is.
     pub token: Option<Token>,
+    /// Their web page.
+    pub console: Arc<Console>,
     /// Begun when the process no longer accepts.
     pub closing: Closing,
     /// What is counted.
@@ -82,27 +84,14 @@ impl Admin {
             },
             POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
             METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
-            release::RELEASE_PATH => self.release(request).await,
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
+            path if is_within(path, console::CONSOLE_PATH) => self.console.answer(request, from).await,
             _ => json(
                 StatusCode::NOT_FOUND,
-                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1\"}\n",
+                "{\"status\":\"here are /healthz, /readyz, /metrics, /.well-known/idempotency and, with a token, /v1 and \
+                 /console\"}\n",
             ),
         }
-    }
-
-    async fn release(&self, request: Request<Incoming>) -> Response<Body> {
-        if request.method() != Method::POST {
-            let mut response = json(StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"only POST\"}\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-            return response;
-        }
-        let (status, content) = release::answer(&self.semel, self.token.as_ref(), request).await;
-        let mut response = json(status, format!("{content}\n"));
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
     }
 
     fn api(&self) -> Api<'_> {

@@ -32,11 +32,12 @@ use self::{
     admin::Admin,
     authorize::AskAddress,
     cors::Cors,
+    console::{Console, Transport},
     drain::{Open, Signals},
     forward::{Forwarding, Settings},
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
-    operators::{Operators, recent::Recent, token::Token},
+    operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
     traces::Traces,
 };
@@ -48,6 +49,7 @@ use crate::{
 mod admin;
 mod authorize;
 mod cors;
+mod console;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -84,7 +86,13 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     log_to_stderr(gateway.log, &gateway.log_filter)?;
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let sealing = store::sealing(&gateway.seal_secret_files)?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
+    let secret = match sealing {
+        Some(sealing) => secret.sealing_with(sealing),
+        None => secret,
+    };
+    tracing::info!(target: "semel::store", "replies are sealed with the secret {}", secret.sealing().key_id());
     let measured = Measured::new(store);
     let measures = measured.measures();
     let store: Arc<dyn Store> = Arc::new(measured);
@@ -96,7 +104,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     }
     let recent = Arc::new(Recent::default());
     let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
-    let operators = Operators::new(semel.clone(), recent);
+    // Without a token there are no operators, and nothing to write down.
+    let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
+    let operators = Operators::new(semel.clone(), recent, audit);
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
@@ -183,8 +193,9 @@ async fn serve(
             closing: open.closing.clone(),
             spans: observing.traces.as_ref().map(Traces::tally),
         });
-        let admin =
-            Admin { semel: open.semel.clone(), policy, operators, token, closing: open.closing.clone(), metrics };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
+        let (semel, closing) = (open.semel.clone(), open.closing.clone());
+        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));

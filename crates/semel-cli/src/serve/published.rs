@@ -84,6 +84,8 @@ struct ProbePart<'a> {
     absent: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<&'a str>,
+    /// As the reply.
+    keep: &'static str,
     /// Of the kept reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -261,6 +263,7 @@ impl ProbePart<'_> {
             found: words::statuses(rule.statuses_that_show(Shown::Found)),
             absent: words::statuses(rule.statuses_that_show(Shown::Absent)),
             member: rule.member.as_ref().map(Pointer::as_str),
+            keep: words::keep(rule.keep),
             status: rule.status.map(|status| status.as_u16()),
             after_seconds: Seconds(rule.after),
         }

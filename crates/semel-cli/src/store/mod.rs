@@ -5,13 +5,13 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context as _;
 use semel::{
-    core::scope::Secret,
+    core::{scope::Secret, seal::Sealing},
     store::{
         Store,
         embedded::{self, EmbeddedStore, Recovery},
@@ -45,12 +45,12 @@ pub(crate) struct Opened {
 
 /// Opens the store, for a gateway whose data folder is `data`. A shared store stays on the runtime that this runs on.
 pub(crate) async fn open(config: &StoreConfig, data: &Path) -> anyhow::Result<Opened> {
-    let secret = match &config.secret_file {
-        Some(file) => {
-            warn_if_open_to_others(file, "secret_file");
+    let secret = match (&config.secret, &config.secret_file) {
+        (Some(secret), _) => Secret::from_bytes(secret.bytes()),
+        (None, Some(file)) => {
             semel::secret_from(file).map_err(|error| ConfigError::new(format!("the secret of the store: {error}")))?
         }
-        None => semel::secret_in(data)?,
+        (None, None) => semel::secret_in(data)?,
     };
     let (store, words): (Arc<dyn Store>, String) = match &config.place {
         Place::Memory => {
@@ -58,6 +58,9 @@ pub(crate) async fn open(config: &StoreConfig, data: &Path) -> anyhow::Result<Op
         }
         Place::Embedded => {
             let (store, recovery) = open_embedded(data)?;
+            if !semel::agrees_with_folder(&secret, data)? {
+                return Err(another_secret(data).into());
+            }
             (Arc::new(store), format!("data in {}: {}", data.display(), recovered(&recovery)))
         }
         Place::Postgres(url) => {
@@ -208,6 +211,22 @@ fn all_agree(config: &StoreConfig, data: &Path, agreed: bool) -> Result<(), Conf
         at(config),
         own.display()
     )))
+}
+
+/// The records of a folder are found by one secret, and with another every key would count as new.
+fn another_secret(data: &Path) -> ConfigError {
+    ConfigError::new(format!(
+        "the records in {} are named with another secret: with this one every key would count as new, and a retry would \
+         execute again. Restore the file `secret` from a backup (or SEMEL_SECRET as it was), or move the whole folder \
+         away to start with no records",
+        data.display()
+    ))
+}
+
+/// The sealing secrets in these files.
+pub(crate) fn sealing(files: &[PathBuf]) -> Result<Option<Sealing>, ConfigError> {
+    let wrong = |error: io::Error| ConfigError::new(format!("gateway.seal_secret_files: {error}"));
+    if files.is_empty() { Ok(None) } else { semel::sealing_from(files).map(Some).map_err(wrong) }
 }
 
 fn recovered(recovery: &Recovery) -> String {

@@ -35,7 +35,12 @@ impl<'c> Document<'c> {
 
     /// What is at a pointer, if that is one value and not several members of the same name.
     pub(crate) fn at(&self, pointer: &Pointer) -> Option<&Value<'c>> {
-        find(&self.0, pointer).ok().flatten()
+        self.find(pointer).ok().flatten()
+    }
+
+    /// The same for whom several members of the same name are not none.
+    pub(crate) fn find(&self, pointer: &Pointer) -> Result<Option<&Value<'c>>, Ambiguous> {
+        find(&self.0, pointer)
     }
 }
 
@@ -89,7 +94,8 @@ pub(crate) fn string_member(content: &[u8], pointer: &Pointer) -> Member {
     }
 }
 
-struct Ambiguous;
+/// Several members have that name.
+pub(crate) struct Ambiguous;
 
 fn find<'v, 'c>(value: &'v Value<'c>, pointer: &Pointer) -> Result<Option<&'v Value<'c>>, Ambiguous> {
     let mut at = value;

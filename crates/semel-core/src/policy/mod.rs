@@ -31,7 +31,7 @@ pub use effects::StatusPattern;
 pub use guards::{ConditionText, GUARD_ITEMS_MAX, GUARD_NAME_BYTES_MAX, GuardSettings, ReleaseSettings, SourceText};
 pub use path::PathTemplate;
 pub use preset::Preset;
-pub use probe::{ProbePath, ProbeRule, ProbeSettings, Shown};
+pub use probe::{Keep, ProbePath, ProbeRule, ProbeSettings, Shown};
 pub use settings::{
     FingerprintKind, KeySource, PolicyDocument, PolicyError, REPLY_BODY_BYTES_CEILING, REQUEST_BODY_BYTES_CEILING,
     RouteSettings,

@@ -1,9 +1,10 @@
 //! Probes: how an origin is asked what became of a request whose outcome is unknown (`design.md` section 5).
 
-use std::{fmt::Write as _, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, str::FromStr, time::Duration};
 
 use http::StatusCode;
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{DurationText, Effect, Effects, OnUnknown, RoutePolicy, StatusPattern, words::from_text};
 use crate::{
@@ -21,6 +22,8 @@ pub struct ProbeRule {
     /// A member of the JSON content that is there, and not empty, only if the effect happened: for an address that answers
     /// with a list. Without it nothing has happened, whatever the status.
     pub member: Option<Pointer>,
+    /// What of the content is kept as the reply.
+    pub keep: Keep,
     /// The status that a kept reply has, since what a `GET` answers stands for the reply of another method; `None`: as
     /// the origin answers.
     pub status: Option<StatusCode>,
@@ -30,6 +33,17 @@ pub struct ProbeRule {
     /// could have its effect after the origin was asked. Counted from the last write of the record, which is never before
     /// the attempt that it is about was sent.
     pub after: Duration,
+}
+
+/// What of an answer stands for the reply of the request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// All of the content.
+    #[default]
+    Content,
+    /// [`ProbeRule::member`] alone, byte for byte: the one item of a list.
+    Member,
 }
 
 /// What an origin's answer shows.
@@ -58,7 +72,8 @@ impl ProbeRule {
         let Some(pointer) = &self.member else { return Shown::Found };
         // What cannot be read is no proof of absence.
         let Some(document) = Document::read(content) else { return Shown::Undecided };
-        match document.at(pointer) {
+        let Ok(value) = document.find(pointer) else { return Shown::Undecided };
+        match value {
             None | Some(Value::Null) => Shown::Absent,
             Some(Value::String(text)) if text.is_empty() => Shown::Absent,
             Some(Value::Array(items)) if items.is_empty() => Shown::Absent,
@@ -66,6 +81,14 @@ impl ProbeRule {
             Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
                 Shown::Found
             }
+        }
+    }
+
+    /// What of a content that shows [`Shown::Found`] is kept; `None` where it is all of it.
+    pub fn kept_of<'c>(&self, content: &'c [u8]) -> Option<&'c [u8]> {
+        match (self.keep, &self.member) {
+            (Keep::Content, _) | (Keep::Member, None) => None,
+            (Keep::Member, Some(pointer)) => raw_member(std::str::from_utf8(content).ok()?, pointer).map(str::as_bytes),
         }
     }
 
@@ -77,6 +100,19 @@ impl ProbeRule {
             Shown::Undecided => Effect::Unknown,
         })
     }
+}
+
+/// The text of a member as it was sent, so that no number changes.
+fn raw_member<'c>(content: &'c str, pointer: &Pointer) -> Option<&'c str> {
+    let mut at = content;
+    for token in pointer.tokens() {
+        at = if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(at) {
+            items.get(token.parse::<usize>().ok()?)?.get()
+        } else {
+            serde_json::from_str::<BTreeMap<String, &RawValue>>(at).ok()?.get(&token)?.get()
+        };
+    }
+    Some(at)
 }
 
 /// Path and query with `{name}` for a value, which is percent-encoded: `/orders?reference={key}`.
@@ -184,6 +220,8 @@ pub struct ProbeSettings {
     #[serde(default = "not_found")]
     pub absent: Vec<StatusPattern>,
     pub member: Option<Pointer>,
+    #[serde(default)]
+    pub keep: Keep,
     pub status: Option<u16>,
     pub probe_max: Option<DurationText>,
     pub after: Option<DurationText>,
@@ -207,9 +245,11 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
         (Some(settings), OnUnknown::Probe) => settings,
         (None, OnUnknown::Refuse | OnUnknown::Reexecute | OnUnknown::ForwardKey) => return Ok(None),
         (None, OnUnknown::Probe) => {
-            return Err("`on_unknown = \"probe\"` needs [route.probe], which says where the origin tells what it did: \
+            return Err(
+                "`on_unknown = \"probe\"` needs [route.probe], which says where the origin tells what it did: \
                  path = \"/orders/by-key/{key}\""
-                .to_owned());
+                    .to_owned(),
+            );
         }
         (Some(_), OnUnknown::Refuse | OnUnknown::Reexecute | OnUnknown::ForwardKey) => {
             return Err("[route.probe] needs `on_unknown = \"probe\"`".to_owned());
@@ -227,12 +267,16 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
     let is_known = |name: &str| (has_key && name == KEY_VARIABLE) || route.path.variables().any(|known| known == name);
     if let Some(name) = path.variables().find(|name| !is_known(name)) {
         let (text, route) = (path.as_str(), route.path.as_str());
-        return Err(format!("the path of a probe has no value for {{{name}}} on the route \"{route}\"; found \"{text}\""));
+        return Err(format!(
+            "the path of a probe has no value for {{{name}}} on the route \"{route}\"; found \"{text}\""
+        ));
     }
     let shows = Effects::new(&settings.found, &settings.absent, &[])
         .map_err(|_| "a status shows either `found` or `absent`, not both".to_owned())?;
     if settings.found.is_empty() || settings.absent.is_empty() {
-        return Err("a probe needs a status for `found` and one for `absent`, such as [\"200\"] and [\"404\"]".to_owned());
+        return Err(
+            "a probe needs a status for `found` and one for `absent`, such as [\"200\"] and [\"404\"]".to_owned()
+        );
     }
     if (500..=599).any(|status| shows.of(status) != Effect::Unknown) {
         return Err("a 5xx says nothing of what happened: leave it out of `found` and `absent`".to_owned());
@@ -241,10 +285,15 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
         None => None,
         Some(number) => {
             let status = StatusCode::from_u16(number).ok().filter(|_| route.effect_of(number) == Effect::Happened);
-            let wrong = || format!("`status` must be one that means that it happened (see effect_happened), found {number}");
+            let wrong =
+                || format!("`status` must be one that means that it happened (see effect_happened), found {number}");
             Some(status.ok_or_else(wrong)?)
         }
     };
+    if settings.keep == Keep::Member && settings.member.is_none() {
+        return Err("`keep = \"member\"` needs `member`, a JSON Pointer such as \"/items/0\"".to_owned());
+    }
+    let keep = settings.keep;
     let probe_max = settings.probe_max.map_or(PROBE_MAX, |limit| limit.0);
     let after = settings.after.map_or(route.lease() * 2, |after| after.0);
     let relations = [
@@ -260,7 +309,7 @@ pub(super) fn resolve(settings: Option<ProbeSettings>, route: &RoutePolicy) -> R
     ];
     match relations.iter().find(|(broken, _)| *broken) {
         Some((_, message)) => Err((*message).to_owned()),
-        None => Ok(Some(ProbeRule { path, shows, member: settings.member, status, probe_max, after })),
+        None => Ok(Some(ProbeRule { path, shows, member: settings.member, keep, status, probe_max, after })),
     }
 }
 
@@ -272,7 +321,8 @@ impl RoutePolicy {
         let decode = |(name, segment)| Some((name, decoded(segment)?));
         let bound: Vec<(&str, String)> = self.path.bind(path)?.into_iter().map(decode).collect::<Option<_>>()?;
         let values = key.map(|key| (KEY_VARIABLE, key)).into_iter();
-        let values: Vec<(&str, &str)> = values.chain(bound.iter().map(|(name, value)| (*name, value.as_str()))).collect();
+        let values: Vec<(&str, &str)> =
+            values.chain(bound.iter().map(|(name, value)| (*name, value.as_str()))).collect();
         probe.path.fill(&values)
     }
 }

@@ -6,23 +6,30 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+pub(crate) use semel::Settlement;
 use semel::{
-    Semel,
-    store::{Found, RecordKey, StoreError},
+    Owner, Released, Semel, Unfound, Unreleased,
+    store::{Found, RecordKey, StoreError, Swapped},
 };
-use semel_core::record::{ExchangeId, PhaseKind, Reply};
+use semel_core::{
+    admit::{Covered, Head},
+    record::{ExchangeId, Phase, PhaseKind},
+    settle::Unsettled,
+};
 use serde::Serialize;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 pub(crate) mod api;
+pub(crate) mod audit;
 pub(crate) mod recent;
 pub(crate) mod release;
 pub(crate) mod row;
 pub(crate) mod token;
 
 use self::{
+    audit::{Act, Audit, Stage, What},
     recent::{Recent, Seen},
-    row::{Cursor, Filter, Page, Row, Seconds, StampText, Standing},
+    row::{Cursor, Filter, Page, RecordName, Row, Seconds, StampText, Standing},
 };
 
 /// How many records are looked at for one page at most; a page that looked at so many says where to go on.
@@ -31,8 +38,14 @@ pub(crate) const RECORDS_LOOKED_AT_MAX: u32 = 10_000;
 const CHUNK_RECORDS: u32 = 100;
 /// The largest page, in records.
 pub(crate) const PAGE_RECORDS_MAX: u32 = 1_000;
+/// How long looking for one page goes on; past it a page says where to go on.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How long the store may take for one answer to an operator.
 const STORE_MAX: Duration = Duration::from_secs(5);
+/// How long the store may take for a part of a list: some stores read everything that is before it.
+const SCAN_MAX: Duration = Duration::from_secs(20);
+/// The longest `who` and `why`, in characters.
+pub(crate) const WORDS_CHARS_MAX: usize = 200;
 /// How many events a timeline shows.
 const TIMELINE_EVENTS_MAX: usize = 100;
 
@@ -41,6 +54,7 @@ const TIMELINE_EVENTS_MAX: usize = 100;
 pub(crate) struct Operators {
     semel: Semel,
     recent: Arc<Recent>,
+    audit: Option<Audit>,
 }
 
 /// Which record an operator means.
@@ -63,17 +77,8 @@ pub(crate) enum Which {
     },
 }
 
-/// How an operator found that it ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Settlement {
-    /// The effect happened, and this is what a retry is told.
-    Happened(Reply),
-    /// It did not happen, in no attempt: a retry executes as a first time.
-    DidNotHappen,
-}
-
 /// Who acts, and why: what the audit log says of them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct By {
     /// Who.
     pub who: String,
@@ -83,11 +88,34 @@ pub(crate) struct By {
     pub from: SocketAddr,
 }
 
+impl By {
+    /// Whether both say something, in words that fit a line.
+    fn check(&self) -> Result<(), Refusal> {
+        for (name, words) in [("who", &self.who), ("why", &self.why)] {
+            let is_said = !words.trim().is_empty() && words.chars().count() <= WORDS_CHARS_MAX;
+            if !is_said || words.chars().any(char::is_control) {
+                return Err(Refusal::wrong(format!(
+                    "{name} must have 1 to {WORDS_CHARS_MAX} characters, and no control characters"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A record that was found, and the request that it was found by.
+#[derive(Debug)]
+struct Sought {
+    record: RecordKey,
+    found: Found,
+    request: Option<Covered>,
+}
+
 /// What is told of an act that was done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Settled {
     /// The record.
-    pub record: row::RecordName,
+    pub record: RecordName,
     /// What it is now: `completed`, or `gone`.
     pub now: &'static str,
     /// What a retry is told from now on, in words.
@@ -129,6 +157,10 @@ impl Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, "bad-request", detail)
     }
 
+    fn conflict(code: &'static str, detail: &str) -> Refusal {
+        Refusal::new(StatusCode::CONFLICT, code, detail)
+    }
+
     fn no_record(detail: &str) -> Refusal {
         Refusal::new(StatusCode::NOT_FOUND, "no-such-record", detail)
     }
@@ -138,12 +170,23 @@ impl Refusal {
         let detail = "the store failed; see the log of the gateway, and ask again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail)
     }
+
+    /// What is told where the process cannot say what became of an act.
+    fn lost() -> Refusal {
+        let detail = "it failed midway, and may have been done; look at the record again";
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "lost", detail)
+    }
 }
 
 impl Operators {
-    /// Of the records of `semel`, and of what `recent` has seen.
-    pub(crate) fn new(semel: Semel, recent: Arc<Recent>) -> Operators {
-        Operators { semel, recent }
+    /// Of the records of `semel`, and of what `recent` has seen. Without an audit log they only look.
+    pub(crate) fn new(semel: Semel, recent: Arc<Recent>, audit: Option<Audit>) -> Operators {
+        Operators { semel, recent, audit }
+    }
+
+    /// Whose records they are.
+    pub(crate) fn semel(&self) -> &Semel {
+        &self.semel
     }
 
     /// What this gateway has seen lately.
@@ -160,21 +203,21 @@ impl Operators {
         let mut after = after.and_then(|cursor| cursor.after);
         let mut records = Vec::new();
         let mut left = RECORDS_LOOKED_AT_MAX;
-        let until = Instant::now() + STORE_MAX;
+        let began = Instant::now();
         for kind in &kinds[start..] {
             loop {
                 let more = |after| Some(Cursor { kind: *kind, after });
-                if left == 0 {
+                if left == 0 || began.elapsed() > LOOK_MAX {
                     return Ok(Page { records, next: more(after) });
                 }
-                let page = self.scan(*kind, after, CHUNK_RECORDS.min(left), until).await?;
+                let page = self.scan(*kind, after, CHUNK_RECORDS.min(left)).await?;
                 if page.is_empty() {
                     break;
                 }
                 for (key, found) in &page {
                     after = Some(*key);
                     left -= 1;
-                    let row = self.row(*key, found);
+                    let row = Row::of(*key, found);
                     if filter.takes(&row) {
                         records.push(row);
                     }
@@ -190,43 +233,182 @@ impl Operators {
 
     /// All that may be seen of one record.
     pub(crate) async fn show(&self, which: &Which) -> Result<Shown, Refusal> {
-        let (record, found) = self.find(which).await?;
-        let row = self.row(record, &found);
+        let Sought { record, found, request } = self.find(which).await?;
+        let row = Row::of(record, &found);
         let lease_left = match found.record.phase {
-            semel_core::record::Phase::InFlight { lease } if found.is_running() => {
-                Some(Seconds(lease.saturating_sub(found.age)))
-            }
-            semel_core::record::Phase::InFlight { .. }
-            | semel_core::record::Phase::Unknown
-            | semel_core::record::Phase::Completed { .. }
-            | semel_core::record::Phase::Held { .. } => None,
+            Phase::InFlight { lease } if found.is_running() => Some(Seconds(lease.saturating_sub(found.age))),
+            Phase::InFlight { .. } | Phase::Unknown | Phase::Completed { .. } | Phase::Held { .. } => None,
         };
-        let meaning = meaning(&row);
+        let mut meaning = meaning(&row);
+        if request.is_some_and(|request| request.fingerprint != found.record.fingerprint) {
+            meaning.push_str(" The request that was given is another one under the same key.");
+        }
         Ok(Shown { row, meaning, lease_left, seen: self.recent.of_record(record, TIMELINE_EVENTS_MAX) })
     }
 
     /// Settles what nobody knows, on the word of an operator. With `stamp` only while the record is as it was shown.
-    #[expect(clippy::unused_async, reason = "the store will be asked")]
+    ///
+    /// Goes on to its end even if nobody waits for it any more.
     pub(crate) async fn settle(
         &self,
-        _which: &Which,
-        _settlement: Settlement,
-        _stamp: Option<StampText>,
-        _by: &By,
+        which: &Which,
+        settlement: Settlement,
+        stamp: Option<StampText>,
+        by: &By,
     ) -> Result<Settled, Refusal> {
-        Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not-implemented", "settling comes with the next commit"))
+        by.check()?;
+        let (me, which, by) = (self.clone(), which.clone(), by.clone());
+        let settling = tokio::spawn(async move { me.settle_to_the_end(&which, settlement, stamp, by).await });
+        settling.await.unwrap_or_else(|_panic| Err(Refusal::lost()))
     }
 
-    async fn find(&self, which: &Which) -> Result<(RecordKey, Found), Refusal> {
+    async fn settle_to_the_end(
+        &self,
+        which: &Which,
+        settlement: Settlement,
+        stamp: Option<StampText>,
+        by: By,
+    ) -> Result<Settled, Refusal> {
+        let audit = self.audit()?;
+        let Sought { record, found, request } = self.find(which).await?;
+        let row = Row::of(record, &found);
+        let (after, status) = match &settlement {
+            Settlement::Happened(reply) => ("completed", Some(reply.status)),
+            Settlement::DidNotHappen => ("gone", None),
+        };
+        let act = Act {
+            id: act_id(),
+            what: What::Settle,
+            record: Some(row.record),
+            stamp: Some(row.stamp),
+            route: row.route,
+            before: Some(row.phase),
+            after: Some(after),
+            status,
+            by,
+        };
+        let refuse = async |refusal: Refusal| {
+            audit.conclude(Stage::Refused, &act, Some(refusal.code)).await;
+            Err(refusal)
+        };
+        if request.as_ref().is_some_and(|request| request.fingerprint != found.record.fingerprint) {
+            let detail = "the record under that key is of another request: the content given is not the first one's";
+            return refuse(Refusal::conflict("another-request", detail)).await;
+        }
+        let seen = stamp.map(|StampText(stamp)| stamp);
+        let swap = match self.semel.settling(&found, request.as_ref(), seen, settlement) {
+            Ok(swap) => swap,
+            Err(why) => return refuse(unsettled(why)).await,
+        };
+        audit.intend(&act).await?;
+        let swapped = timeout(STORE_MAX, self.semel.store().swap(&record, &swap)).await;
+        match swapped.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))) {
+            Ok(Swapped::Done) => {}
+            // Whoever was faster is right.
+            Ok(Swapped::Found(_) | Swapped::Absent) => return refuse(unsettled(Unsettled::Changed)).await,
+            Err(error) => {
+                let refusal = Refusal::store(&error);
+                audit.conclude(Stage::Unknown, &act, Some(refusal.code)).await;
+                let detail = "the store failed, and it may have been settled: look at the record again";
+                return Err(Refusal { detail: detail.to_owned(), ..refusal });
+            }
+        }
+        self.recent.acted(row.record, after, &act.by.who);
+        audit.conclude(Stage::Done, &act, None).await;
+        let is_kept = swap.put.as_ref().is_some_and(|put| Row::is_kept(&put.record));
+        let retries = match status {
+            None => "a retry executes, as a first time".to_owned(),
+            Some(status) if is_kept => format!("a retry is told the reply that was given, with status {status}"),
+            Some(status) => format!(
+                "a retry is told that it happened, with status {status}, and that the reply is not kept; to have a reply \
+                 told, give the request with its key"
+            ),
+        };
+        Ok(Settled { record: row.record, now: after, retries })
+    }
+
+    /// Releases what a request of this kind would release if its response showed that its owner is over (E11).
+    ///
+    /// Goes on to its end even if nobody waits for it any more.
+    pub(crate) async fn release(
+        &self,
+        method: Method,
+        path: String,
+        headers: HeaderMap,
+        by: By,
+    ) -> Result<&'static str, Refusal> {
+        by.check()?;
+        let me = self.clone();
+        let releasing = tokio::spawn(async move { me.release_to_the_end(&method, &path, &headers, by).await });
+        releasing.await.unwrap_or_else(|_panic| Err(Refusal::lost()))
+    }
+
+    async fn release_to_the_end(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        by: By,
+    ) -> Result<&'static str, Refusal> {
+        let audit = self.audit()?;
+        // Neither the path, which may have the key in it, nor the headers, which have credentials, are written down.
+        let (before, after, record, stamp, route, status) = (None, None, None, None, None, None);
+        let mut act = Act { id: act_id(), what: What::Release, record, stamp, route, before, after, status, by };
+        audit.intend(&act).await?;
+        let head = Head { method, path, query: None, headers };
+        let (what, owner) = match timeout(STORE_MAX, self.semel.release(&head)).await {
+            Ok(Ok(Released::Guard(owner))) => ("guard", owner),
+            Ok(Ok(Released::Slot(owner))) => ("slot", owner),
+            Ok(Ok(Released::Nothing(why))) => {
+                let refusal = unreleased(why);
+                audit.conclude(Stage::Refused, &act, Some(refusal.code)).await;
+                return Err(refusal);
+            }
+            failed @ (Ok(Err(_)) | Err(_)) => {
+                let error = failed.map_or(StoreError::TimedOut(STORE_MAX), |failed| failed.expect_err("it failed"));
+                let refusal = Refusal::store(&error);
+                audit.conclude(Stage::Unknown, &act, Some(refusal.code)).await;
+                let detail = "the store failed, and it may have been released: ask again";
+                return Err(Refusal { detail: detail.to_owned(), ..refusal });
+            }
+        };
+        let Owner { route, exchange: _, record } = owner;
+        (act.route, act.after, act.record) = (Some(route), Some(what), Some(RecordName(record)));
+        audit.conclude(Stage::Done, &act, None).await;
+        Ok(what)
+    }
+
+    fn audit(&self) -> Result<&Audit, Refusal> {
+        let detail = "there is no audit log, so nothing is changed: set gateway.admin_token_file";
+        self.audit.as_ref().ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "no-operators", detail))
+    }
+
+    async fn find(&self, which: &Which) -> Result<Sought, Refusal> {
         match which {
             Which::Record(record) => {
                 let found = self.load(*record).await?;
                 let none = "no such record: it was released, or is forgotten, or never was";
-                found.map(|found| (*record, found)).ok_or_else(|| Refusal::no_record(none))
+                let found = found.ok_or_else(|| Refusal::no_record(none))?;
+                Ok(Sought { record: *record, found, request: None })
             }
-            Which::Exchange(exchange) => self.find_exchange(*exchange).await,
-            Which::Request { .. } => {
-                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not-implemented", "finding comes with the next commit"))
+            Which::Exchange(exchange) => {
+                let (record, found) = self.find_exchange(*exchange).await?;
+                Ok(Sought { record, found, request: None })
+            }
+            Which::Request { method, path, headers, content } => {
+                let (path, query) =
+                    path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
+                let covered =
+                    self.semel.find(&Head { method, path, query, headers }, content).map_err(|why| match why {
+                        Unfound::NotCovered => Refusal::no_record("no route covers that request, or it has no key"),
+                        Unfound::Refused(problem) => Refusal::wrong(format!(
+                            "the gateway would refuse that request: {}",
+                            problem.detail.as_deref().unwrap_or(problem.kind.code())
+                        )),
+                    })?;
+                let none = "no such record: that caller sent none here, or it is forgotten, or the headers are not that caller's";
+                let found = self.load(covered.record_key).await?.ok_or_else(|| Refusal::no_record(none))?;
+                Ok(Sought { record: covered.record_key, found, request: Some(covered) })
             }
         }
     }
@@ -239,11 +421,10 @@ impl Operators {
             return Ok((record, found));
         }
         let mut left = RECORDS_LOOKED_AT_MAX;
-        let until = Instant::now() + STORE_MAX;
         for kind in Filter::default().kinds() {
             let mut after = None;
             while left > 0 {
-                let page = self.scan(*kind, after, CHUNK_RECORDS.min(left), until).await?;
+                let page = self.scan(*kind, after, CHUNK_RECORDS.min(left)).await?;
                 let Some((last, _)) = page.last() else { break };
                 after = Some(*last);
                 left = left.saturating_sub(CHUNK_RECORDS);
@@ -260,10 +441,6 @@ impl Operators {
         }))
     }
 
-    fn row(&self, record: RecordKey, found: &Found) -> Row {
-        Row::of(record, found)
-    }
-
     async fn load(&self, record: RecordKey) -> Result<Option<Found>, Refusal> {
         let loaded = timeout(STORE_MAX, self.semel.store().load(&record)).await;
         loaded.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
@@ -274,10 +451,9 @@ impl Operators {
         kind: PhaseKind,
         after: Option<RecordKey>,
         limit: u32,
-        until: Instant,
     ) -> Result<Vec<(RecordKey, Found)>, Refusal> {
-        let page = timeout_at(until, self.semel.store().scan(kind, after, limit)).await;
-        page.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
+        let page = timeout(SCAN_MAX, self.semel.store().scan(kind, after, limit)).await;
+        page.unwrap_or(Err(StoreError::TimedOut(SCAN_MAX))).map_err(|error| Refusal::store(&error))
     }
 }
 
@@ -295,5 +471,42 @@ fn meaning(row: &Row) -> String {
         }
         (Standing::Completed, _) => "It happened; its reply is not kept any more, and a retry is told so.".to_owned(),
         (Standing::Guard, _) => "It is a guard, held by a record.".to_owned(),
+    }
+}
+
+/// A new identity for the lines of one act.
+fn act_id() -> ExchangeId {
+    let half = || u128::from(getrandom::u64().expect("the operating system gives randomness"));
+    ExchangeId(half() << 64 | half())
+}
+
+fn unsettled(why: Unsettled) -> Refusal {
+    match why {
+        Unsettled::StillRunning => Refusal::conflict(
+            "still-running",
+            "the request may still be executing: nothing is settled before its lease ends",
+        ),
+        Unsettled::NotUnknown(PhaseKind::Completed) => {
+            Refusal::conflict("not-unknown", "its outcome is known: it happened, and that is not taken back")
+        }
+        Unsettled::NotUnknown(PhaseKind::InFlight | PhaseKind::Unknown | PhaseKind::Held) => {
+            Refusal::conflict("not-unknown", "it is a guard: guards are released, not settled")
+        }
+        Unsettled::Changed => Refusal::conflict("changed", "it is not what was shown any more: look at it again"),
+    }
+}
+
+fn unreleased(why: Unreleased) -> Refusal {
+    match why {
+        Unreleased::NotWatched => Refusal::no_record("no route has a release for that method and path"),
+        Unreleased::NoRecord => Refusal::no_record(
+            "no such record: that caller sent none here, or it is forgotten, or the headers are not that caller's",
+        ),
+        Unreleased::NoGuard => Refusal::no_record("the record holds no guard"),
+        Unreleased::HeldByAnother => Refusal::no_record("the guard is held by another record"),
+        Unreleased::Changed => Refusal::conflict("changed", "it changed at this moment: look again"),
+        Unreleased::NotOver => {
+            Refusal::conflict("still-running", "the request may still run: nothing is released before its lease ends")
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -11,12 +11,17 @@ use semel::{Event, Observer};
 use semel_core::{record::ExchangeId, scope::RecordKey};
 use serde::{Serialize, Serializer};
 
-use super::row::{RecordName, Seconds};
+use super::row::{RecordName, Seconds, as_text};
 
 /// How many events are remembered; about 16 MB.
 const EVENTS_MAX: usize = 100_000;
+/// How many acts of operators are remembered.
+const ACTS_MAX: usize = 1_000;
 /// How many names of routes are remembered: an operator may exchange the policy any number of times.
 const ROUTES_MAX: usize = 10_000;
+
+/// How far back [`Recent::decisions_lately`] looks.
+pub(crate) const LATELY: Duration = Duration::from_mins(1);
 
 /// The last events of this gateway, and how often each decision was told.
 #[derive(Debug, Default)]
@@ -25,7 +30,10 @@ pub(crate) struct Recent(Mutex<Memory>);
 #[derive(Debug, Default)]
 struct Memory {
     events: VecDeque<Seen>,
+    acts: VecDeque<Acted>,
     decisions: BTreeMap<&'static str, u64>,
+    /// The same by second of the clock, for as long as that is lately.
+    lately: VecDeque<(u64, BTreeMap<&'static str, u64>)>,
     routes: BTreeMap<String, Arc<str>>,
 }
 
@@ -60,12 +68,21 @@ pub(crate) struct Seen {
     pub settle: Seconds,
 }
 
-fn as_time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*at))
+/// What an operator did to a record.
+#[derive(Clone, Debug)]
+pub(crate) struct Acted {
+    /// When, by this machine's clock.
+    pub at: SystemTime,
+    /// The record.
+    pub record: RecordName,
+    /// What it was made: `completed`, or `gone`.
+    pub after: &'static str,
+    /// Who did it.
+    pub who: String,
 }
 
-fn as_text<S: Serializer>(exchange: &ExchangeId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(exchange)
+fn as_time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*at))
 }
 
 fn as_route<S: Serializer>(route: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -87,6 +104,20 @@ impl Recent {
         seen
     }
 
+    /// What operators did to a record by way of this gateway, the newest last.
+    pub(crate) fn acts_on(&self, record: RecordKey) -> Vec<Acted> {
+        self.0.lock().acts.iter().filter(|acted| acted.record.0 == record).cloned().collect()
+    }
+
+    /// Remembers that an operator did something to a record.
+    pub(crate) fn acted(&self, record: RecordName, after: &'static str, who: &str) {
+        let mut memory = self.0.lock();
+        if memory.acts.len() == ACTS_MAX {
+            memory.acts.pop_front();
+        }
+        memory.acts.push_back(Acted { at: SystemTime::now(), record, after, who: who.to_owned() });
+    }
+
     /// The record that an exchange was about.
     pub(crate) fn record_of(&self, exchange: ExchangeId) -> Option<RecordKey> {
         let memory = self.0.lock();
@@ -98,9 +129,21 @@ impl Recent {
         self.0.lock().decisions.clone()
     }
 
+    /// How often each decision was told within [`LATELY`].
+    pub(crate) fn decisions_lately(&self, now: SystemTime) -> BTreeMap<&'static str, u64> {
+        let (now, mut sums) = (second(now), BTreeMap::new());
+        for (_, decisions) in self.0.lock().lately.iter().filter(|(at, _)| is_lately(*at, now)) {
+            for (decision, count) in decisions {
+                *sums.entry(*decision).or_default() += count;
+            }
+        }
+        sums
+    }
+
     fn push(&self, event: &Event<'_>, at: SystemTime) {
         let mut memory = self.0.lock();
         *memory.decisions.entry(event.decision).or_default() += 1;
+        memory.count_lately(event.decision, second(at));
         let Some(exchange) = event.exchange else { return };
         let name = event.route.name();
         let route = match memory.routes.get(name) {
@@ -132,8 +175,60 @@ impl Recent {
     }
 }
 
+impl Memory {
+    fn count_lately(&mut self, decision: &'static str, second: u64) {
+        while self.lately.front().is_some_and(|(at, _)| !is_lately(*at, second)) {
+            self.lately.pop_front();
+        }
+        match self.lately.back_mut() {
+            // Threads overtake each other, and clocks are set: a second that is over counts as this one.
+            Some((at, decisions)) if *at >= second => *decisions.entry(decision).or_default() += 1,
+            Some(_) | None => self.lately.push_back((second, BTreeMap::from([(decision, 1)]))),
+        }
+    }
+}
+
+fn second(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whether a second counts; none does whose clock was set back since by more than that.
+fn is_lately(at: u64, now: u64) -> bool {
+    at.abs_diff(now) < LATELY.as_secs()
+}
+
 impl Observer for Recent {
     fn answered(&self, event: &Event<'_>) {
         self.push(event, SystemTime::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use semel_core::policy::{Policy, Preset};
+
+    use super::*;
+
+    #[test]
+    fn what_was_decided_lately_is_a_minute_and_no_more() {
+        let policy = Policy::preset(Preset::Ietf);
+        let recent = Recent::default();
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds);
+        let tell = |decision, seconds: u64| {
+            let event = Event { route: &policy.routes()[0], decision, status: 200, exchange: None };
+            recent.push(&event, at(seconds));
+        };
+        tell("replay", 0);
+        tell("completed", 1);
+        tell("replay", 30);
+        tell("replay", 29);
+        let lately = |seconds: u64| recent.decisions_lately(at(seconds)).into_iter().collect::<Vec<_>>();
+        assert_eq!(lately(59), [("completed", 1), ("replay", 3)]);
+        assert_eq!(lately(60), [("completed", 1), ("replay", 2)]);
+        assert_eq!(lately(61), [("replay", 2)]);
+        assert_eq!(lately(90), []);
+        tell("lost", 200);
+        assert_eq!(recent.0.lock().lately.len(), 1, "what is over is forgotten");
+        assert_eq!(recent.decisions(), BTreeMap::from([("completed", 1), ("lost", 1), ("replay", 3)]));
     }
 }

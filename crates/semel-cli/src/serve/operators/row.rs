@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use semel_core::{
-    record::{ExchangeId, Kept, Phase, PhaseKind, Stamp},
+    record::{ExchangeId, Kept, Phase, PhaseKind, Record, Stamp},
     register::Found,
     scope::RecordKey,
 };
@@ -271,30 +271,39 @@ pub(crate) struct Row {
     pub stamp: StampText,
 }
 
-fn as_text<S: Serializer>(exchange: &ExchangeId, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: Serializer>(exchange: &ExchangeId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(exchange)
 }
 
 impl Row {
+    /// Whether a retry can be told the first response.
+    pub(crate) fn is_kept(record: &Record) -> bool {
+        match &record.phase {
+            Phase::Completed { kept, .. } => !matches!(kept, Kept::Omitted { .. }),
+            Phase::InFlight { .. } | Phase::Unknown | Phase::Held { .. } => false,
+        }
+    }
+
     /// What may be seen of a record.
     pub(crate) fn of(record: RecordKey, found: &Found) -> Row {
         let kept = match &found.record.phase {
             Phase::Completed { kept, .. } => Some(kept),
             Phase::InFlight { .. } | Phase::Unknown | Phase::Held { .. } => None,
         };
+        let about = found.record.about.as_deref();
         Row {
             record: RecordName(record),
             phase: Standing::of(found),
-            route: None,
-            principal: None,
+            route: about.map(|about| about.route.clone()),
+            principal: about.map(|about| about.principal.iter().map(|byte| format!("{byte:02x}")).collect()),
             attempt: found.record.attempt,
             age: Seconds(found.age),
             left: Seconds(found.record.retention.saturating_sub(found.age)),
             exchange: found.stamp.exchange,
             status: kept.map(Kept::status),
-            reply_kept: kept.is_some_and(|kept| !matches!(kept, Kept::Omitted { .. })),
+            reply_kept: Row::is_kept(&found.record),
             guarded: found.record.guard.is_some(),
-            trace: None,
+            trace: about.and_then(|about| about.trace).map(|trace| format!("{:032x}", trace.trace_id)),
             stamp: StampText(found.stamp),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 use semel_core::{record::PhaseKind, scope::RecordKey};
 
@@ -102,6 +102,10 @@ impl Place {
     pub(super) fn trims(self) -> bool {
         self.0 >> 48 & TRIMS != 0
     }
+    /// Whether its outcome is not known, or not yet.
+    fn is_open(self) -> bool {
+        is_open(self.kind())
+    }
     pub(super) fn set_abandoned(self) -> Place {
         Place(self.0 | ABANDONED << 48)
     }
@@ -113,9 +117,18 @@ impl Place {
     }
 }
 
+fn is_open(kind: Option<PhaseKind>) -> bool {
+    match kind {
+        Some(PhaseKind::InFlight | PhaseKind::Unknown) => true,
+        Some(PhaseKind::Completed | PhaseKind::Held) | None => false,
+    }
+}
+
 #[derive(Default)]
 struct Shard {
     places: HashMap<Fingerprint, Place, BuildHasherDefault<Identity>>,
+    /// Those in flight and unknown: few among millions, and what operators look for.
+    open: HashSet<Fingerprint, BuildHasherDefault<Identity>>,
     /// No record here expires earlier.
     soonest_ms: u64,
 }
@@ -145,12 +158,23 @@ impl Index {
     pub(super) fn put(&self, at: Fingerprint, place: Place) -> Option<Place> {
         let mut shard = self.shard(at).write();
         shard.soonest_ms = shard.soonest_ms.min(place.expires_ms());
-        shard.places.insert(at, place)
+        let before = shard.places.insert(at, place);
+        match (before.is_some_and(Place::is_open), place.is_open()) {
+            (false, true) => drop(shard.open.insert(at)),
+            (true, false) => drop(shard.open.remove(&at)),
+            (false, false) | (true, true) => {}
+        }
+        before
     }
 
     /// Answers what was there.
     pub(super) fn remove(&self, at: Fingerprint) -> Option<Place> {
-        self.shard(at).write().places.remove(&at)
+        let mut shard = self.shard(at).write();
+        let before = shard.places.remove(&at);
+        if before.is_some_and(Place::is_open) {
+            shard.open.remove(&at);
+        }
+        before
     }
 
     pub(super) fn len(&self) -> usize {
@@ -173,18 +197,17 @@ impl Index {
                 break;
             }
             let start = page.len();
-            page.extend(
-                shard
-                    .read()
-                    .places
-                    .iter()
-                    .filter(|(at, place)| {
-                        place.kind() == Some(kind)
-                            && place.expires_ms() > now_ms
-                            && after.is_none_or(|after| **at > after)
-                    })
-                    .map(|(at, place)| (*at, *place)),
-            );
+            let is_asked_for = |(at, place): &(Fingerprint, Place)| {
+                place.kind() == Some(kind) && place.expires_ms() > now_ms && after.is_none_or(|after| *at > after)
+            };
+            let shard = shard.read();
+            if is_open(Some(kind)) {
+                let open = shard.open.iter().filter_map(|at| Some((*at, *shard.places.get(at)?)));
+                page.extend(open.filter(is_asked_for));
+            } else {
+                page.extend(shard.places.iter().map(|(at, place)| (*at, *place)).filter(is_asked_for));
+            }
+            drop(shard);
             page[start..].sort_unstable_by_key(|(at, _)| *at);
         }
         page.truncate(limit);
@@ -209,17 +232,20 @@ impl Index {
                 continue;
             }
             let mut shard = shard.write();
-            let mut soonest = u64::MAX;
-            shard.places.retain(|_, place| {
+            let Shard { places, open, soonest_ms } = &mut *shard;
+            *soonest_ms = u64::MAX;
+            places.retain(|at, place| {
                 if place.expires_ms() > now_ms || left == 0 {
-                    soonest = soonest.min(place.expires_ms());
+                    *soonest_ms = place.expires_ms().min(*soonest_ms);
                     return true;
                 }
                 left -= 1;
                 dropped(*place);
+                if place.is_open() {
+                    open.remove(at);
+                }
                 false
             });
-            shard.soonest_ms = soonest;
             if shard.places.len() < shard.places.capacity() / 4 {
                 let room = shard.places.len() * 2;
                 shard.places.shrink_to(room);
