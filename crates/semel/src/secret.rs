@@ -170,7 +170,7 @@ mod tests {
             let said = [
                 secret_in(folder.path()).map(|_| ()),
                 secret_from(&file).map(|_| ()),
-                sealing_from(&[file.clone()]).map(|_| ()),
+                sealing_from(std::slice::from_ref(&file)).map(|_| ()),
             ];
             for said in said {
                 assert_eq!(said.is_ok(), is_fine, "{mode:o}: {said:?}");
