@@ -158,7 +158,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[gateway]\nlissten = \"127.0.0.1:1\"\n",
         &expect![[r#"
-            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `upstream_ca_file`, `upstream_client_cert_file`, `upstream_client_key_file`, `upstream_server_name`, `data`, `seal_secret_files`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
               2 | lissten = "127.0.0.1:1"
                 | ^^^^^^^"#]],
     );
@@ -172,7 +172,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[routes]\npath = \"/a\"\n",
         &expect![[r#"
-            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
+            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `tls`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
               1 | [routes]
                 |  ^^^^^^"#]],
     );
@@ -403,6 +403,7 @@ fn every_setting_is_shown() {
         # upstream_client_key_file = ""                 # not set: and its key
         # upstream_server_name = ""                     # not set: the name that the origin's certificate must have, where it is not the host of upstream
         data = "./semel-data"                           # the folder of the secret, and of records where the store is embedded
+        seal_secret_files = []                          # kept replies are sealed with the first of these and opened with any; []: with the secret itself
         admin = "off"                                   # where operators connect: /healthz, /readyz, /.well-known/idempotency; or "off"
         # admin_token_file = ""                         # not set: a file with the token that operators show there, to look at records, settle and release: /v1
         # audit_log = ""                                # not set: where every act of an operator is written down first; audit.log in the data folder, if not set
@@ -428,6 +429,7 @@ fn every_setting_is_shown() {
         # client_certificate = "required"               # none; optional: checked where one is shown; required
         # reload_every = "10s"                          # the files are looked at, and used once they have changed
         # handshake_max = "10s"                         # a client may take from connecting to the end of the handshake
+
         [cors]
         origins = []                                    # web pages that may read the gateway's own problems and kept replies, such as "https://app.example.com"
         credentials = false                             # true: also where their requests carry cookies
@@ -517,6 +519,7 @@ fn every_setting_is_shown() {
         # found = ["200"]                               # it happened: the content is kept as the reply
         # absent = ["404"]                              # it did not, once the record is old enough
         # member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+        # keep = "content"                              # as the reply: all of the content, or the member
         # status = 201                                  # that the kept reply has; not set: as the origin answers
         # probe_max = "5s"                              # the origin may take to answer
         # after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace
