@@ -320,6 +320,7 @@ enum Outcome {
     Unknown,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a model has few of them at once, and clones them all the time")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Party {
     /// Has a swap to ask.

@@ -196,20 +196,18 @@ pub(crate) async fn drive<F>(
                 if let Some(reserved) = reserved.take_if(|_| summary.attempt == 1 && !is_free) {
                     reserved.keep();
                 }
-                match swapped {
-                    Some(swapped) => match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
-                        Some(swapped) => exchange.on_swapped(swapped),
-                        None => exchange.on_store_failed(),
-                    },
-                    None => {
-                        // The reply is true and the caller need not wait for the store; the settle goes on without them.
-                        let Step::Answer(answer) = exchange.on_store_failed() else {
-                            unreachable!("a failed settle ends the exchange")
-                        };
-                        tell_all(tell, observer, &covered.route, answer, executed, &summary);
-                        settling.await;
-                        return;
-                    }
+                let Some(swapped) = swapped else {
+                    // The reply is true and the caller need not wait for the store; the settle goes on without them.
+                    let Step::Answer(answer) = exchange.on_store_failed() else {
+                        unreachable!("a failed settle ends the exchange")
+                    };
+                    tell_all(tell, observer, &covered.route, answer, executed, &summary);
+                    settling.await;
+                    return;
+                };
+                match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
+                    Some(swapped) => exchange.on_swapped(swapped),
+                    None => exchange.on_store_failed(),
                 }
             }
             Step::Execute(permit) => {
