@@ -313,12 +313,9 @@ impl Exchange {
             }
             State::GivingBack { problem, .. } => self.end(Answer::Refuse(problem)),
             State::Resolving(put) => match swapped {
-                Swapped::Done => self.judge(&Found {
-                    stamp: put.stamp,
-                    age: Duration::ZERO,
-                    abandoned: false,
-                    record: put.record,
-                }),
+                Swapped::Done => {
+                    self.judge(&Found { stamp: put.stamp, age: Duration::ZERO, abandoned: false, record: put.record })
+                }
                 Swapped::Found(found) => self.judge(&found),
                 // Nobody can free what has happened, so the record has outlived its retention meanwhile.
                 Swapped::Absent => self.refuse(ProblemType::InFlight),
@@ -661,9 +658,7 @@ impl Exchange {
             },
             Decision::OutcomeUnknown => self.refuse(ProblemType::OutcomeUnknown),
             Decision::Mismatch => self.refuse(self.rules.mismatch),
-            Decision::TakeOver { attempt, warning } => {
-                self.take_over(Seen::of(found), attempt, warning)
-            }
+            Decision::TakeOver { attempt, warning } => self.take_over(Seen::of(found), attempt, warning),
             Decision::Probe if self.is_probed => self.refuse_probed(found.age),
             Decision::Probe => {
                 self.is_probed = true;

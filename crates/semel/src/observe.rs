@@ -95,12 +95,7 @@ impl Releasing for Arc<dyn Store> {
 
 impl Watched {
     /// `None` for a request whose response can show nothing. To be asked before the request is sent on.
-    pub(crate) fn of(
-        policy: &Policy,
-        secret: &Secret,
-        parts: &mut Parts,
-        caller: Option<&Caller>,
-    ) -> Option<Watched> {
+    pub(crate) fn of(policy: &Policy, secret: &Secret, parts: &mut Parts, caller: Option<&Caller>) -> Option<Watched> {
         let watches = policy.watches(secret, &head(parts, caller));
         if watches.is_empty() {
             return None;

@@ -218,7 +218,11 @@ fn identity(page: &mut Page<'_>, identity: &IdentityConfig) {
         IdentitySource::Jwt(_) => "jwt",
         IdentitySource::ClientCertificate => "client-certificate",
     };
-    page.set("source", text(source), "who asks: headers: those of principal; jwt: a verified token; client-certificate");
+    page.set(
+        "source",
+        text(source),
+        "who asks: headers: those of principal; jwt: a verified token; client-certificate",
+    );
     page.maybe(
         "mapping_file",
         identity.mapping_file.as_deref().map(path),

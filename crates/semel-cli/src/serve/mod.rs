@@ -122,7 +122,8 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     drop(base);
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
-    let operating = Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
+    let operating =
+        Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
     let serving = serve(&gateway, &origin, terms, operating, identity, observing, &words, (reloading, hangup));
