@@ -146,17 +146,7 @@ impl Recent {
         memory.count_lately(event.decision, second(at));
         let Some(exchange) = event.exchange else { return };
         let name = event.route.name();
-        let route = match memory.routes.get(name) {
-            Some(route) => Arc::clone(route),
-            None => {
-                if memory.routes.len() == ROUTES_MAX {
-                    memory.routes.clear();
-                }
-                let route: Arc<str> = Arc::from(name);
-                memory.routes.insert(name.to_owned(), Arc::clone(&route));
-                route
-            }
-        };
+        let route = memory.route(name);
         if memory.events.len() == EVENTS_MAX {
             memory.events.pop_front();
         }
@@ -176,6 +166,19 @@ impl Recent {
 }
 
 impl Memory {
+    /// The name of a route, once for all events.
+    fn route(&mut self, name: &str) -> Arc<str> {
+        if let Some(route) = self.routes.get(name) {
+            return Arc::clone(route);
+        }
+        if self.routes.len() == ROUTES_MAX {
+            self.routes.clear();
+        }
+        let route: Arc<str> = Arc::from(name);
+        self.routes.insert(name.to_owned(), Arc::clone(&route));
+        route
+    }
+
     fn count_lately(&mut self, decision: &'static str, second: u64) {
         while self.lately.front().is_some_and(|(at, _)| !is_lately(*at, second)) {
             self.lately.pop_front();
@@ -205,6 +208,7 @@ impl Observer for Recent {
 
 #[cfg(test)]
 mod tests {
+    use semel::Exchanged;
     use semel_core::policy::{Policy, Preset};
 
     use super::*;
@@ -230,5 +234,37 @@ mod tests {
         tell("lost", 200);
         assert_eq!(recent.0.lock().lately.len(), 1, "what is over is forgotten");
         assert_eq!(recent.decisions(), BTreeMap::from([("completed", 1), ("lost", 1), ("replay", 3)]));
+    }
+
+    #[test]
+    fn e11_what_is_remembered_is_bounded_and_found_by_record_and_exchange() {
+        let (recent, policy) = (Recent::default(), Policy::preset(Preset::Ietf));
+        let record = |n: usize| RecordKey::from_bytes([u8::try_from(n % 200).expect("small"); RecordKey::LEN]);
+        let exchanged = |n: usize| Exchanged {
+            id: ExchangeId(n as u128),
+            record: record(n),
+            attempt: 1,
+            claim: Duration::ZERO,
+            execute: Duration::from_millis(7),
+            settle: Duration::ZERO,
+            trace: None,
+            met: None,
+        };
+        let answer = |decision, exchange| {
+            recent.answered(&Event { route: &policy.routes()[0], decision, status: 201, exchange });
+        };
+        answer("key-missing", None);
+        assert!(recent.newest(9).is_empty());
+        for n in 0..EVENTS_MAX + 3 {
+            answer("completed", Some(exchanged(n)));
+        }
+        assert_eq!(recent.decisions(), BTreeMap::from([("completed", EVENTS_MAX as u64 + 3), ("key-missing", 1)]));
+        // The first three are forgotten.
+        assert_eq!((recent.record_of(ExchangeId(2)), recent.record_of(ExchangeId(3))), (None, Some(record(3))));
+        let of_record = recent.of_record(record(7), 2);
+        let ids: Vec<u128> = of_record.iter().map(|seen| seen.exchange.0).collect();
+        let newest = (0..EVENTS_MAX + 3).rev().filter(|n| n % 200 == 7).map(|n| n as u128).take(2);
+        assert!(newest.eq(ids.into_iter().rev()), "the newest last");
+        assert_eq!((recent.newest(5).len(), &*of_record[0].route, of_record[0].execute.0.as_millis()), (5, "/*", 7));
     }
 }
