@@ -48,7 +48,7 @@ pub(crate) fn measure(gateway: &Gateway, scale: &Scale, report: &mut Report) -> 
     let policy = Policy::preset(Preset::Ietf);
     let headers = [("idempotency-key", "3f0c7a52-again-00000001")];
     let headers = headers.into_iter().map(|(name, value)| (http_name(name), http_value(value))).collect();
-    let head = Head { method: &http::Method::POST, path: "/orders", query: None, headers: &headers };
+    let head = Head { method: &http::Method::POST, path: "/orders", query: None, headers: &headers, caller: None };
     let cover = || -> anyhow::Result<Covered> {
         let Admission::Read(admitted) = admit(&policy, &head, Duration::ZERO) else { anyhow::bail!("it is covered") };
         let covered = admitted.cover(&policy, &secret, &head, b"{}");

@@ -96,7 +96,7 @@ pub(crate) fn policy(data: &[u8]) {
         }
         let mut headers = HeaderMap::new();
         headers.insert("idempotency-key", HeaderValue::from_static("k"));
-        let head = Head { method: &route.methods[0], path: &path, query: None, headers: &headers };
+        let head = Head { method: &route.methods[0], path: &path, query: None, headers: &headers, caller: None };
         if let Admission::Read(admitted) = admit(&policy, &head, Duration::from_hours(1)) {
             let _ = admitted.cover(&policy, &Secret::from_bytes([0; 32]), &head, b"{\"id\":\"k\"}");
         }
@@ -143,7 +143,7 @@ pub(crate) fn json(data: &[u8]) {
 fn fingerprint(policy: &Policy, content: &[u8]) -> Option<Fingerprint> {
     let mut headers = HeaderMap::new();
     headers.insert("idempotency-key", HeaderValue::from_static("k"));
-    let head = Head { method: &Method::POST, path: "/", query: None, headers: &headers };
+    let head = Head { method: &Method::POST, path: "/", query: None, headers: &headers, caller: None };
     let Admission::Read(admitted) = admit(policy, &head, Duration::ZERO) else { panic!("every request is covered") };
     admitted
         .cover(policy, &Secret::from_bytes([0; 32]), &head, content)

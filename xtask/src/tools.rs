@@ -105,6 +105,13 @@ const TOOLS: &[Tool] = &[
         purpose: "moves the clock of a gateway process",
     },
     Tool {
+        name: "OpenSSL",
+        probes: &["openssl"],
+        package: "openssl",
+        needed_by: &[NeededBy::Test],
+        purpose: "makes RSA keys for tests of tokens",
+    },
+    Tool {
         name: "PostgreSQL",
         probes: &["/usr/lib/postgresql/*/bin/initdb", "initdb"],
         package: "postgresql",

@@ -16,6 +16,7 @@ use std::{
 
 use http::{HeaderValue, uri::Authority};
 use rustls::pki_types::ServerName;
+use semel::QuotaLimits;
 use semel_core::{
     key::Presence,
     policy::{DurationText, HeaderText, Policy, PolicyDocument, Preset, RouteSettings},
@@ -23,10 +24,17 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings, tls::TlsSettings};
+use self::{
+    cors::CorsSettings,
+    identity::{IdentitySettings, QuotaSettings},
+    store::StoreSettings,
+    telemetry::TelemetrySettings,
+    tls::TlsSettings,
+};
 
 mod complain;
 mod cors;
+mod identity;
 mod show;
 mod store;
 mod telemetry;
@@ -36,6 +44,7 @@ mod tls;
 pub(crate) mod words;
 
 pub(crate) use cors::{Cors, Credentials};
+pub(crate) use identity::{IdentityConfig, IdentitySource, JwtConfig, KeysFrom};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 pub(crate) use telemetry::Telemetry;
@@ -48,6 +57,10 @@ pub(crate) struct Config {
     pub gateway: Gateway,
     /// How clients connect, if by TLS.
     pub tls: Option<Tls>,
+    /// How it is found out who asks.
+    pub identity: IdentityConfig,
+    /// How many fresh keys one principal may use; none counts while `live_keys_max` is 0.
+    pub quota: QuotaLimits,
     /// Where records live.
     pub store: StoreConfig,
     /// What is counted, and where traces go.
@@ -339,6 +352,8 @@ struct Document {
     gateway: Option<GatewaySettings>,
     tls: Option<Spanned<TlsSettings>>,
     cors: Option<CorsSettings>,
+    identity: Option<Spanned<IdentitySettings>>,
+    quota: Option<QuotaSettings>,
     store: Option<Spanned<StoreSettings>>,
     telemetry: Option<TelemetrySettings>,
     preset: Option<Preset>,
@@ -403,13 +418,25 @@ impl Config {
                 "gateway.audit_log is about what operators do, who need a token: set gateway.admin_token_file too",
             ));
         }
+        let (span, identity) = match document.identity {
+            None => (None, IdentitySettings::default()),
+            Some(settings) => (Some(settings.span()), settings.into_inner()),
+        };
+        let identity = identity.build().map_err(|message| complain(span.clone(), &message))?;
+        let shows_certificates = tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
+        if identity.source == IdentitySource::ClientCertificate && !shows_certificates {
+            let message = "identity.source = \"client-certificate\" needs [tls] with client_ca_file, and \
+                           client_certificate = \"required\" or \"optional\": otherwise nobody shows one";
+            return Err(complain(span, message));
+        }
+        let quota = document.quota.unwrap_or_default().build();
         let (span, settings) = match document.store {
             None => (None, StoreSettings::default()),
             Some(settings) => (Some(settings.span()), settings.into_inner()),
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
         let telemetry = document.telemetry.unwrap_or_default().build();
-        Ok(Config { gateway, tls, store, telemetry, policy, preset })
+        Ok(Config { gateway, tls, identity, quota, store, telemetry, policy, preset })
     }
 }
 

@@ -14,8 +14,8 @@ mod call;
 mod config;
 mod demo;
 mod init;
-mod records;
 mod ready;
+mod records;
 mod sandbox;
 mod serve;
 mod store;
@@ -56,7 +56,7 @@ enum Command {
     /// Prepares, checks and counts the store where records live.
     #[command(subcommand)]
     Store(StoreCommand),
-    Records(records::Records),
+    Records(Box<records::Records>),
     /// Makes secrets.
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -268,7 +268,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => call::resume(&args),
         Command::Journal(command) => call::journal(command),
         Command::Store(command) => store(command),
-        Command::Records(records) => records::run(records),
+        Command::Records(records) => records::run(*records),
         Command::Secret(SecretCommand::New { file }) => semel::mint_secret(&file).map(|()| SUCCESS).map_err(Into::into),
         Command::Ready(args) => ready::run(args).map(|()| SUCCESS),
         Command::Init(init) => init::run(&init).map(|()| SUCCESS),

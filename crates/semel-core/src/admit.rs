@@ -10,7 +10,7 @@ use crate::{
     key::{Grammar, Key, KeyError, KeyRule, Presence},
     policy::{OnLate, Policy, RoutePolicy},
     record::{About, TraceContext},
-    scope::{RecordKey, Scope, Secret},
+    scope::{Caller, Principal, RecordKey, Scope, Secret},
     seal::{Opener, Seal},
     wire::{
         GUARD_OVERRIDE, IDEMPOTENCY_KEY, KeyStatus, Problem, ProblemType, REPEATABILITY_FIRST_SENT, TRACEPARENT,
@@ -29,6 +29,8 @@ pub struct Head<'a> {
     pub query: Option<&'a str>,
     /// The header fields.
     pub headers: &'a HeaderMap,
+    /// Who was found to be asking; `None`: whom the policy's headers name.
+    pub caller: Option<&'a Caller>,
 }
 
 /// What is to be done with a request.
@@ -63,6 +65,8 @@ pub struct Admitted {
 pub struct Covered {
     /// The route that covers it.
     pub route: Arc<RoutePolicy>,
+    /// Who asks.
+    pub principal: Principal,
     /// The name of its record.
     pub record_key: RecordKey,
     /// What tells it from another request under the same key.
@@ -201,6 +205,7 @@ impl Admitted {
         let about = Arc::new(About { route: route.name().to_owned(), principal: principal.label(), trace });
         Ok(Some(Covered {
             route,
+            principal,
             record_key,
             fingerprint,
             resource,

@@ -24,6 +24,7 @@ pub struct Exchange {
     fingerprint: Fingerprint,
     id: ExchangeId,
     guard: Guard,
+    fresh: Fresh,
     writes: u16,
     claims_left: u8,
     /// The same for the guard.
@@ -97,6 +98,15 @@ pub enum Guard {
     Guarded(GuardClaim),
     /// It should hold one, and nobody can tell which: the key answers a retry, and nothing is executed.
     Incomplete(Problem),
+}
+
+/// Whether a request may claim a key that nobody claimed before it, or whose last life is over.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Fresh {
+    /// It may.
+    Allowed,
+    /// It is told this instead, and nothing is executed; a key that was used before answers as ever (SC12).
+    Refused(Problem),
 }
 
 /// The guard that a request must hold.
@@ -232,11 +242,23 @@ impl Exchange {
     /// Opens an exchange: its first step is to claim the key. The guard comes after it, so that a retry is answered from
     /// its own record whatever the guard says (Q9).
     pub fn open(rules: Rules, fingerprint: Fingerprint, id: ExchangeId, guard: Guard) -> (Exchange, Step) {
+        Exchange::open_as(rules, fingerprint, id, guard, Fresh::Allowed)
+    }
+
+    /// The same for a caller who perhaps may use no fresh key.
+    pub fn open_as(
+        rules: Rules,
+        fingerprint: Fingerprint,
+        id: ExchangeId,
+        guard: Guard,
+        fresh: Fresh,
+    ) -> (Exchange, Step) {
         let mut exchange = Exchange {
             rules,
             fingerprint,
             id,
             guard,
+            fresh,
             writes: 0,
             claims_left: CLAIMS_MAX,
             guards_left: CLAIMS_MAX,
@@ -271,14 +293,13 @@ impl Exchange {
                 Swapped::Found(found) => self.judge(&found),
                 Swapped::Absent => self.claim(None, 1, None),
             },
-            State::Asking => match (swapped, &self.guard) {
-                (Swapped::Found(found), _) => self.judge(&found),
-                (Swapped::Done | Swapped::Absent, Guard::Incomplete(problem)) => {
-                    let problem = problem.clone();
-                    self.end(Answer::Refuse(problem))
-                }
-                // The record was there before the probe, and is not any more.
-                (Swapped::Done | Swapped::Absent, Guard::Unguarded | Guard::Guarded(_)) => self.claim(None, 1, None),
+            State::Asking => match swapped {
+                Swapped::Found(found) => self.judge(&found),
+                Swapped::Done | Swapped::Absent => match self.no_claim(None).cloned() {
+                    Some(problem) => self.end(Answer::Refuse(problem)),
+                    // The record was there before the probe, and is not any more.
+                    None => self.claim(None, 1, None),
+                },
             },
             State::Guarding(claimed) => match swapped {
                 Swapped::Done if planted(Bug::GuardBeforeIdentity) => self.claim(None, 1, None),
@@ -292,12 +313,9 @@ impl Exchange {
             }
             State::GivingBack { problem, .. } => self.end(Answer::Refuse(problem)),
             State::Resolving(put) => match swapped {
-                Swapped::Done => self.judge(&Found {
-                    stamp: put.stamp,
-                    age: Duration::ZERO,
-                    abandoned: false,
-                    record: put.record,
-                }),
+                Swapped::Done => {
+                    self.judge(&Found { stamp: put.stamp, age: Duration::ZERO, abandoned: false, record: put.record })
+                }
                 Swapped::Found(found) => self.judge(&found),
                 // Nobody can free what has happened, so the record has outlived its retention meanwhile.
                 Swapped::Absent => self.refuse(ProblemType::InFlight),
@@ -469,7 +487,7 @@ impl Exchange {
             return self.refuse(ProblemType::InFlight);
         }
         self.claims_left = claims_left;
-        if matches!(self.guard, Guard::Incomplete(_)) && !planted(Bug::IncompleteIsUnguarded) {
+        if self.no_claim(expect).is_some() && !planted(Bug::IncompleteIsUnguarded) {
             return self.ask();
         }
         let put = self.put(attempt, Phase::InFlight { lease: self.rules.lease });
@@ -494,7 +512,22 @@ impl Exchange {
             let problem = if is_first { problem.clone() } else { self::problem(ProblemType::OutcomeUnknown) };
             return self.end(Answer::Refuse(problem));
         }
+        // A record past its time, whose key begins a new life.
+        if let (true, Fresh::Refused(problem)) = (is_first, &self.fresh) {
+            let problem = problem.clone();
+            return self.end(Answer::Refuse(problem));
+        }
         self.claim(Some(seen.stamp).filter(|_| !planted(Bug::BlindTakeOver)), attempt, warning)
+    }
+
+    /// Why a key may not be claimed where `expect` is.
+    fn no_claim(&self, expect: Option<Stamp>) -> Option<&Problem> {
+        match (&self.guard, &self.fresh) {
+            (Guard::Incomplete(problem), _) => Some(problem),
+            // What was executed before is not fresh.
+            (Guard::Unguarded | Guard::Guarded(_), Fresh::Refused(problem)) if expect.is_none() => Some(problem),
+            (Guard::Unguarded | Guard::Guarded(_), Fresh::Refused(_) | Fresh::Allowed) => None,
+        }
     }
 
     fn execute(&mut self, claimed: Claimed) -> Step {
@@ -625,9 +658,7 @@ impl Exchange {
             },
             Decision::OutcomeUnknown => self.refuse(ProblemType::OutcomeUnknown),
             Decision::Mismatch => self.refuse(self.rules.mismatch),
-            Decision::TakeOver { attempt, warning } => {
-                self.take_over(Seen::of(found), attempt, warning)
-            }
+            Decision::TakeOver { attempt, warning } => self.take_over(Seen::of(found), attempt, warning),
             Decision::Probe if self.is_probed => self.refuse_probed(found.age),
             Decision::Probe => {
                 self.is_probed = true;
@@ -789,6 +820,38 @@ mod tests {
             let answer = fenced_by(phase, replied(Effect::None));
             assert_eq!(answer, Answer::Own { status: Some(KeyStatus::Unkept), warning: None });
         }
+    }
+
+    /// SC12: whoever may use no fresh key claims none, and is told of the keys that they used as ever.
+    #[test]
+    fn sc12_who_may_use_no_fresh_key_only_asks_and_takes_over_what_was_executed() {
+        let quota = Problem::new(ProblemType::QuotaExceeded);
+        let rules = Rules { on_expired: OnExpired::Execute, ..RULES };
+        let open =
+            || Exchange::open_as(rules, FINGERPRINT, ExchangeId(1), Guard::Unguarded, Fresh::Refused(quota.clone()));
+        let asks = |step: &Step| matches!(step, Step::Swap { swap: Swap { expect: None, put: None }, .. });
+        let refused = |step: Step| matches!(step, Step::Answer(Answer::Refuse(problem)) if problem == quota);
+        for nothing in [Swapped::Done, Swapped::Absent] {
+            let (mut exchange, step) = open();
+            assert!(asks(&step), "{step:?}");
+            assert!(refused(exchange.on_swapped(nothing)));
+        }
+        let reply = Arc::new(Reply { status: 201, headers: Vec::new(), content: Bytes::new() });
+        let completed = |replay_for| Phase::Completed { kept: Kept::Reply(Arc::clone(&reply)), replay_for };
+        let (mut exchange, _) = open();
+        let step = exchange.on_swapped(taken_over(completed(RULES.replay_for)));
+        assert!(matches!(step, Step::Answer(Answer::Replay(_))), "{step:?}");
+        let (mut exchange, _) = open();
+        assert!(refused(exchange.on_swapped(taken_over(completed(Duration::ZERO)))), "a new life is a fresh key");
+        // An operation that may have happened is finished, by whoever may re-execute it.
+        let (mut exchange, _) = open();
+        let step = exchange.on_swapped(taken_over(Phase::Unknown));
+        let Step::Swap { swap: Swap { expect: Some(_), put: Some(put) }, .. } = step else { panic!("{step:?}") };
+        assert_eq!(put.record.attempt, 3);
+        // Unless it went away at that moment.
+        let step = exchange.on_swapped(Swapped::Absent);
+        assert!(asks(&step), "{step:?}");
+        assert!(refused(exchange.on_swapped(Swapped::Done)));
     }
 
     #[test]

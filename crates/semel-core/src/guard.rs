@@ -161,7 +161,7 @@ fn looks_like_a_number(text: &str) -> Option<&str> {
 enum Part {
     Read(Canonical),
     Unreadable(String),
-    Asked { record: RecordKey, seal: Seal, source: ReplySource },
+    Asked { record: RecordKey, seal: Seal, source: Box<ReplySource> },
 }
 
 impl GuardRule {
@@ -212,7 +212,7 @@ impl Part {
                         let scope = Scope { principal, method: source.method.as_str(), path: &source.scope_path };
                         let record = RecordKey::of(secret, &scope, &key);
                         let seal = secret.seal(record, Opener::of(secret, &record, &key));
-                        Part::Asked { record, seal, source: source.clone() }
+                        Part::Asked { record, seal, source: Box::new(source.clone()) }
                     }
                     Err(why) => Part::Unreadable(format!("{why}{NOTHING}")),
                 }

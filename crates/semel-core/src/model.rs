@@ -299,7 +299,9 @@ struct Ask {
 enum Purpose {
     Claim,
     GiveBack,
-    Settle { ran: Ran },
+    Settle {
+        ran: Ran,
+    },
     /// A settle by an operator; the party is the one whose record it is.
     Operator,
 }
@@ -320,6 +322,7 @@ enum Outcome {
     Unknown,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a model has few of them at once, and clones them all the time")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Party {
     /// Has a swap to ask.
@@ -747,7 +750,8 @@ impl World {
                     );
                     ensure(!(cell.is_running() && is_owned), I1, "a claim in flight was taken over")?;
                     ensure(config.rules.on_unknown != OnUnknown::Refuse, I1, "an unknown outcome was executed again")?;
-                    let is_resolved = matches!(&self.cell, Some(cell) if matches!(cell.record.phase, Phase::Completed { .. }));
+                    let is_resolved =
+                        matches!(&self.cell, Some(cell) if matches!(cell.record.phase, Phase::Completed { .. }));
                     ensure(!is_resolved || self.effects[self.life] > 0, I3, "it is kept as done and is not")?;
                     let same = cell.record.fingerprint == fingerprint(config, ask.party);
                     ensure(same, I4, "another request took the record over")?;

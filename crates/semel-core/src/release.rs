@@ -188,7 +188,7 @@ mod tests {
         let policy = Policy::preset(Preset::Etherfuse);
         let headers = HeaderMap::new();
         let path = "/ramp/order/00000000-0000-4000-8000-000000000001";
-        let head = Head { method: &Method::GET, path, query: None, headers: &headers };
+        let head = Head { method: &Method::GET, path, query: None, headers: &headers, caller: None };
         let watches = policy.watches(&Secret::from_bytes([7; 32]), &head);
         let guard = RecordKey::from_bytes([9; RecordKey::LEN]);
         let seconds = Duration::from_secs;

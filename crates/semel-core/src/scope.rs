@@ -88,7 +88,34 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Who is asking: the digest of the credentials that the policy names. Callers without any share one principal.
+/// Who was found to be asking, by something better than a header's value: what makes a principal in its stead.
+///
+/// Nothing that was not verified is one: it would hand kept replies to a forger (`design.md` section 5).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// Whom an operator gave this name; all their credentials are one principal, so that a credential may be rotated (SC6).
+    Named(String),
+    /// Whom this claim of a verified token names; two issuers may use one name for two people (RFC 7519 section 4.1.2).
+    Claim {
+        /// Who vouches for it.
+        issuer: String,
+        /// Which claim, as a JSON Pointer.
+        claim: String,
+        /// Its value.
+        value: String,
+    },
+    /// The subject of a verified client certificate, as RFC 4514 writes it.
+    Certificate(String),
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Caller(..)")
+    }
+}
+
+/// Who is asking: the digest of the credentials that the policy names, or of a [`Caller`]. Callers without any share one
+/// principal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Principal([u8; 32]);
 
@@ -103,6 +130,18 @@ impl Principal {
             }
         }
         Principal(secret.digest("semel principal 1", &parts))
+    }
+
+    /// Digests who was found to be asking. No caller of one kind is one of another, or somebody that headers name.
+    pub fn of_caller(secret: &Secret, caller: &Caller) -> Principal {
+        let parts: &[&[u8]] = match caller {
+            Caller::Named(name) => &[b"named", name.as_bytes()],
+            Caller::Claim { issuer, claim, value } => {
+                &[b"claim", issuer.as_bytes(), claim.as_bytes(), value.as_bytes()]
+            }
+            Caller::Certificate(subject) => &[b"certificate", subject.as_bytes()],
+        };
+        Principal(secret.digest("semel principal of a caller 1", parts))
     }
 
     /// What operators see of it, in hexadecimal: it tells callers apart, and nothing else about them.

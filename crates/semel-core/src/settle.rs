@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn happened() -> Ended {
-        let (replay_for, remember_for) = (Duration::from_secs(60), Duration::from_secs(90));
+        let (replay_for, remember_for) = (Duration::from_mins(1), Duration::from_secs(90));
         Ended::Happened { kept: Kept::Omitted { status: 201 }, replay_for, remember_for }
     }
 
@@ -89,7 +89,7 @@ mod tests {
         let completed = Phase::Completed { kept: Kept::Omitted { status: 200 }, replay_for: LEASE };
         let held = Phase::Held { owner: RecordKey::from_bytes([1; RecordKey::LEN]), resource: None };
         let in_flight = || Phase::InFlight { lease: LEASE };
-        let just_before = LEASE - Duration::from_millis(1);
+        let just_before = LEASE.checked_sub(Duration::from_millis(1)).expect("a lease is longer");
         let table = [
             (Phase::Unknown, Duration::ZERO, false, None),
             (in_flight(), just_before, false, Some(Unsettled::StillRunning)),
@@ -116,7 +116,7 @@ mod tests {
     fn q1_what_is_settled_stays_the_same_operation() {
         let unknown = found(Phase::Unknown, LEASE, false);
         let swap = settle(&unknown, None, happened(), ExchangeId(7)).unwrap();
-        let phase = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: Duration::from_secs(60) };
+        let phase = Phase::Completed { kept: Kept::Omitted { status: 201 }, replay_for: Duration::from_mins(1) };
         let record = Record { phase, retention: Duration::from_secs(90), ..unknown.record.clone() };
         let stamp = Stamp { exchange: ExchangeId(7), write: 1 };
         assert_eq!(swap, Swap { expect: Some(STAMP), put: Some(Put { stamp, record }) });

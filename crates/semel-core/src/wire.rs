@@ -196,11 +196,17 @@ pub enum ProblemType {
     TooLate,
     /// The origin could not be reached; nothing was sent.
     OriginUnavailable,
+    /// Who asks could not be verified, so nothing was looked up.
+    Unauthenticated,
+    /// Who asks can be verified by nobody at the moment.
+    IdentityUnavailable,
+    /// The caller has used as many fresh keys as one may (SC12).
+    QuotaExceeded,
 }
 
 impl ProblemType {
     /// All of them, in the order of the reference page.
-    pub const ALL: [ProblemType; 17] = [
+    pub const ALL: [ProblemType; 20] = [
         ProblemType::KeyMissing,
         ProblemType::KeyInvalid,
         ProblemType::KeyReused,
@@ -218,6 +224,9 @@ impl ProblemType {
         ProblemType::GuardIncomplete,
         ProblemType::TooLate,
         ProblemType::OriginUnavailable,
+        ProblemType::Unauthenticated,
+        ProblemType::IdentityUnavailable,
+        ProblemType::QuotaExceeded,
     ];
 
     /// The stable machine-readable code.
@@ -240,6 +249,9 @@ impl ProblemType {
             ProblemType::GuardIncomplete => "guard-incomplete",
             ProblemType::TooLate => "too-late",
             ProblemType::OriginUnavailable => "origin-unavailable",
+            ProblemType::Unauthenticated => "unauthenticated",
+            ProblemType::IdentityUnavailable => "identity-unavailable",
+            ProblemType::QuotaExceeded => "quota-exceeded",
         }
     }
 
@@ -268,6 +280,9 @@ impl ProblemType {
             ProblemType::GuardIncomplete => "The request does not say what its guard compares",
             ProblemType::TooLate => "The request is too old to be told apart from a repetition",
             ProblemType::OriginUnavailable => "The origin cannot be reached",
+            ProblemType::Unauthenticated => "Who is asking could not be verified",
+            ProblemType::IdentityUnavailable => "Who is asking cannot be verified at the moment",
+            ProblemType::QuotaExceeded => "Too many new operations of this caller",
         }
     }
 
@@ -286,11 +301,13 @@ impl ProblemType {
             | ProblemType::ResourceIdReused
             | ProblemType::SlotTaken
             | ProblemType::GuardHeld => StatusCode::CONFLICT,
-            ProblemType::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ProblemType::StoreUnavailable | ProblemType::IdentityUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             ProblemType::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemType::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             ProblemType::TooLate => StatusCode::PRECONDITION_FAILED,
             ProblemType::OriginUnavailable => StatusCode::BAD_GATEWAY,
+            ProblemType::Unauthenticated => StatusCode::UNAUTHORIZED,
+            ProblemType::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -301,7 +318,9 @@ impl ProblemType {
             | ProblemType::StoreUnavailable
             | ProblemType::RequestTimeout
             | ProblemType::RequestIncomplete
-            | ProblemType::OriginUnavailable => true,
+            | ProblemType::OriginUnavailable
+            | ProblemType::IdentityUnavailable
+            | ProblemType::QuotaExceeded => true,
             ProblemType::KeyMissing
             | ProblemType::KeyInvalid
             | ProblemType::KeyReused
@@ -313,7 +332,8 @@ impl ProblemType {
             | ProblemType::SlotTaken
             | ProblemType::GuardHeld
             | ProblemType::GuardIncomplete
-            | ProblemType::TooLate => false,
+            | ProblemType::TooLate
+            | ProblemType::Unauthenticated => false,
         }
     }
 
@@ -362,6 +382,13 @@ impl ProblemType {
             }
             ProblemType::OriginUnavailable => {
                 "No connection could be made, so nothing was executed. Repeat this request with the same key later."
+            }
+            ProblemType::Unauthenticated => {
+                "Send credentials that are valid, with the same key. Nothing was looked up, and nothing was executed."
+            }
+            ProblemType::IdentityUnavailable => "Repeat this request with the same key later. Nothing was executed.",
+            ProblemType::QuotaExceeded => {
+                "Repeat this request with the same key after the seconds in Retry-After. Requests with keys that were used before are answered as ever. Nothing was executed."
             }
         }
     }

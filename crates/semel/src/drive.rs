@@ -17,7 +17,7 @@ use http::{Response, StatusCode};
 use semel_core::{
     admit::Covered,
     decide::Rules,
-    exchange::{Answer, Exchange, Executed, Guard, Permit, Probed, Step, Which},
+    exchange::{Answer, Exchange, Executed, Fresh, Guard, Permit, Probed, Step, Which},
     policy::RoutePolicy,
     record::ExchangeId,
     register::{Found, Swap, Swapped},
@@ -34,6 +34,7 @@ use crate::{
     event::{Event, Exchanged, Met, Observer},
     layer::State,
     probe::Probing,
+    quota::Reserved,
     seal::{self, Seals},
     store::{Store, StoreError},
 };
@@ -120,7 +121,8 @@ pub(crate) async fn drive<F>(
     state: &State,
     observer: Option<&dyn Observer>,
     covered: &Covered,
-    guard: Guard,
+    (guard, fresh): (Guard, Fresh),
+    mut reserved: Option<Reserved>,
     mut tell: oneshot::Sender<(Told, Exchanged)>,
     handling: Handling<impl FnOnce(u32, ExchangeId) -> F>,
 ) where
@@ -136,7 +138,8 @@ pub(crate) async fn drive<F>(
         Guard::Unguarded | Guard::Incomplete(_) => key,
     };
     let seals = Seals::of(covered).holding(&guard);
-    let (mut exchange, mut step) = Exchange::open(Rules::from(&*covered.route), covered.fingerprint, id, guard);
+    let rules = Rules::from(&*covered.route);
+    let (mut exchange, mut step) = Exchange::open_as(rules, covered.fingerprint, id, guard, fresh);
     let mut execute = Some(execute);
     let mut executed: Option<Execution> = None;
     // Only where somebody may wait for it.
@@ -189,20 +192,22 @@ pub(crate) async fn drive<F>(
                     () = tokio::time::sleep(SETTLE_PATIENCE) => None,
                 };
                 summary.settle = settling_at.elapsed();
-                match swapped {
-                    Some(swapped) => match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
-                        Some(swapped) => exchange.on_swapped(swapped),
-                        None => exchange.on_store_failed(),
-                    },
-                    None => {
-                        // The reply is true and the caller need not wait for the store; the settle goes on without them.
-                        let Step::Answer(answer) = exchange.on_store_failed() else {
-                            unreachable!("a failed settle ends the exchange")
-                        };
-                        tell_all(tell, observer, &covered.route, answer, executed, &summary);
-                        settling.await;
-                        return;
-                    }
+                let is_free = swap.put.is_none() && matches!(swapped, Some(Some(Swapped::Done | Swapped::Absent)));
+                if let Some(reserved) = reserved.take_if(|_| summary.attempt == 1 && !is_free) {
+                    reserved.keep();
+                }
+                let Some(swapped) = swapped else {
+                    // The reply is true and the caller need not wait for the store; the settle goes on without them.
+                    let Step::Answer(answer) = exchange.on_store_failed() else {
+                        unreachable!("a failed settle ends the exchange")
+                    };
+                    tell_all(tell, observer, &covered.route, answer, executed, &summary);
+                    settling.await;
+                    return;
+                };
+                match swapped.and_then(|swapped| seals.open(register, swapped).ok()) {
+                    Some(swapped) => exchange.on_swapped(swapped),
+                    None => exchange.on_store_failed(),
                 }
             }
             Step::Execute(permit) => {
@@ -234,6 +239,7 @@ pub(crate) async fn drive<F>(
                 exchange.on_waited(began.elapsed(), found.as_ref())
             }
             Step::GiveBack { answer, swap } => {
+                drop(reserved);
                 tell_all(tell, observer, &covered.route, answer, None, &summary);
                 // With it goes the request, which nobody needs any more.
                 drop(execute);
@@ -244,6 +250,8 @@ pub(crate) async fn drive<F>(
                 return;
             }
             Step::Answer(answer) => {
+                // Before anybody is told, who may send the next key at once.
+                drop(reserved);
                 tell_all(tell, observer, &covered.route, answer, executed, &summary);
                 return;
             }

@@ -24,7 +24,7 @@ use semel_core::{
     guard::GuardQuestion,
     policy::{Effect, Policy, ReplyRule, RoutePolicy},
     record::{ExchangeId, Kept},
-    scope::Secret,
+    scope::{Caller, Secret},
     wire::{self, KeyStatus, Problem, ProblemType, Warning},
 };
 use tokio::{
@@ -41,6 +41,7 @@ use crate::{
     event::{Answered, Both, Event, Observer, Passed},
     observe::{Released, Watched, release_by_operator},
     probe::probing,
+    quota::{Quota, Reserved},
     reply::{self, Content},
     seal,
     store::{Store, StoreError},
@@ -63,6 +64,8 @@ struct Shared {
     secret: Secret,
     store: Arc<dyn Store>,
     state: Arc<State>,
+    identify: Option<Arc<dyn Identify>>,
+    quota: Option<Arc<Quota>>,
     authorize: Option<Arc<dyn Authorize>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -74,6 +77,25 @@ pub(crate) struct State {
     /// See [`GIVING_BACK_MAX`].
     pub giving_back: Semaphore,
     running: TaskTracker,
+}
+
+/// Finds out who asks, where that is not simply what the policy's headers say: by a token, a certificate, or a table.
+///
+/// It is asked for every request that a route covers, before its content is read and before anything is looked up (SC8),
+/// and for every one whose response may release something. It must not wait: what it needs from elsewhere it fetches
+/// beforehand.
+pub trait Identify: fmt::Debug + Send + Sync + 'static {
+    /// Who asks; `Ok(None)`: whom the policy's headers name.
+    fn identify(&self, head: &Parts) -> Result<Option<Caller>, Unidentified>;
+}
+
+/// Why nobody knows who asks. The caller is told, and nothing is looked up or executed.
+#[derive(Clone, Debug)]
+pub struct Unidentified {
+    /// What the caller is told.
+    pub problem: Problem,
+    /// What would be accepted, for `WWW-Authenticate` (RFC 9110 section 11.6.1).
+    pub challenge: Option<HeaderValue>,
 }
 
 /// Asks, before a kept reply is told, whether these credentials are still good (`peers.md` #47): a replay never reaches
@@ -102,7 +124,20 @@ impl Semel {
             running: TaskTracker::new(),
         };
         let (policy, state) = (Arc::new(policy), Arc::new(state));
-        Semel(Arc::new(Shared { policy, secret, store, state, authorize: None, observer: None }))
+        let (identify, quota, authorize, observer) = (None, None, None, None);
+        Semel(Arc::new(Shared { policy, secret, store, state, identify, quota, authorize, observer }))
+    }
+
+    /// The same, asking `identify` who sends a request.
+    #[must_use]
+    pub fn identified_by(self, identify: Arc<dyn Identify>) -> Semel {
+        self.with(|shared| shared.identify = Some(identify))
+    }
+
+    /// The same, with at most so many fresh keys of one principal as `quota` allows.
+    #[must_use]
+    pub fn limited_by(self, quota: Arc<Quota>) -> Semel {
+        self.with(|shared| shared.quota = Some(quota))
     }
 
     /// The same, asking `authorize` before every replay.
@@ -155,7 +190,7 @@ impl Semel {
 
     /// Releases a guard, or a dead slot, on the word of an operator (E11).
     ///
-    /// `head` is a request whose response would show that release, with the headers that make its caller. What the policy
+    /// `head` is a request whose response would show that release, with its caller or the headers that make it. What the policy
     /// asks of such a response, and how old it asks the record to be, does not count; but a record that may still execute
     /// keeps what it has. After an `Err` it may have been released: asking again is safe.
     pub async fn release(&self, head: &Head<'_>) -> Result<Released, StoreError> {
@@ -236,10 +271,10 @@ where
         let shared = Arc::clone(&self.semel.0);
         let (mut parts, body) = request.into_parts();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let watched = Watched::of(&shared.policy, &shared.secret, &mut parts);
-        match admit::admit(&shared.policy, &head(&parts), now) {
+        match admit::admit(&shared.policy, &head(&parts, None), now) {
             Admission::Pass(status) => {
                 report_passed(shared.observer.as_deref(), status);
+                let watched = shared.watched(&mut parts);
                 let call = inner.call(Request::from_parts(parts, Body::streaming(body)));
                 Box::pin(async move {
                     let response = call.await?.map(Body::streaming);
@@ -254,7 +289,13 @@ where
             }
             Admission::Read(admitted) => Box::pin(async move {
                 let observer = shared.observer.as_deref();
-                match complete(&shared.policy, &shared.secret, observer, &mut parts, body, admitted).await {
+                let caller = match shared.identify(&parts) {
+                    Ok(caller) => caller,
+                    Err(unidentified) => return Ok(shared.refuse(admitted.route(), unidentified)),
+                };
+                let caller = caller.as_ref();
+                let watched = Watched::of(&shared.policy, &shared.secret, &mut parts, caller);
+                match complete(&shared.policy, &shared.secret, observer, &mut parts, caller, body, admitted).await {
                     Complete::Covered(covered, content) => {
                         Ok(exchange(shared, inner, parts, content, covered, watched).await)
                     }
@@ -272,8 +313,34 @@ where
     }
 }
 
-pub(crate) fn head(parts: &Parts) -> Head<'_> {
-    Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers }
+impl Shared {
+    fn identify(&self, parts: &Parts) -> Result<Option<Caller>, Unidentified> {
+        self.identify.as_ref().map_or(Ok(None), |identify| identify.identify(parts))
+    }
+
+    /// What the response to a request that passes is watched for; of somebody unknown, for nothing.
+    fn watched(&self, parts: &mut Parts) -> Option<Watched> {
+        if !self.policy.is_watched(&head(parts, None)) {
+            return None;
+        }
+        let caller = self.identify(parts).ok()?;
+        Watched::of(&self.policy, &self.secret, parts, caller.as_ref())
+    }
+
+    /// Tells somebody that they are not known.
+    fn refuse(&self, route: &RoutePolicy, unidentified: Unidentified) -> Response<Body> {
+        let Unidentified { problem, challenge } = unidentified;
+        report_refused(self.observer.as_deref(), route, &problem);
+        let mut response = reply::problem(&self.policy, Some(route), &problem);
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+pub(crate) fn head<'a>(parts: &'a Parts, caller: Option<&'a Caller>) -> Head<'a> {
+    Head { method: &parts.method, path: parts.uri.path(), query: parts.uri.query(), headers: &parts.headers, caller }
 }
 
 /// Passes a response of the handler on, after releasing what it shows.
@@ -292,6 +359,7 @@ pub(crate) fn say_status(response: &mut Response<Body>, status: Option<KeyStatus
 }
 
 /// A request whose content has been read.
+#[allow(clippy::large_enum_variant, reason = "answered and matched at once, and never kept")]
 pub(crate) enum Complete {
     Covered(Covered, Body),
     /// The content has no key, and the route lets that pass.
@@ -306,6 +374,7 @@ pub(crate) async fn complete<B>(
     secret: &Secret,
     observer: Option<&dyn Observer>,
     parts: &mut Parts,
+    caller: Option<&Caller>,
     mut body: B,
     admitted: Admitted,
 ) -> Complete
@@ -322,7 +391,7 @@ where
         Ok(Err(_broken)) => return refuse(&Problem::new(ProblemType::RequestIncomplete)),
         Err(_elapsed) => return refuse(&Problem::new(ProblemType::RequestTimeout)),
     };
-    let mut covered = match admitted.cover(policy, secret, &head(parts), &content) {
+    let mut covered = match admitted.cover(policy, secret, &head(parts, caller), &content) {
         Ok(Some(covered)) => covered,
         Ok(None) => return Complete::Unprotected(Body::with_trailers(content, trailers)),
         Err(refused) => return refuse(&refused.problem),
@@ -360,6 +429,7 @@ where
         let problem = Problem::new(ProblemType::StoreUnavailable);
         return refuse(&shared.policy, shared.observer.as_deref(), covered.route, &problem);
     };
+    let (fresh, reserved) = Reserved::of(shared.quota.as_ref(), &covered.principal);
     // Only where replays are authorised is the request needed once it is on its way.
     let asked = Asked::of(&mut covered, shared.authorize.as_ref().map(|_| parts.clone()));
     let (tell, told) = oneshot::channel();
@@ -375,7 +445,8 @@ where
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
         let Shared { store, state, observer, .. } = &*driving;
-        drive(store, state, observer.as_deref(), &covered, guard, tell, Handling { execute, probe }).await;
+        let handling = Handling { execute, probe };
+        drive(store, state, observer.as_deref(), &covered, (guard, fresh), reserved, tell, handling).await;
     });
     shared.state.running.spawn(exchange);
     let Ok((told, exchanged)) = told.await else {

@@ -15,7 +15,7 @@ use semel_core::{
     record::ExchangeId,
     register::Swap,
     release::{Verdict, Watch},
-    scope::Secret,
+    scope::{Caller, Secret},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -95,8 +95,8 @@ impl Releasing for Arc<dyn Store> {
 
 impl Watched {
     /// `None` for a request whose response can show nothing. To be asked before the request is sent on.
-    pub(crate) fn of(policy: &Policy, secret: &Secret, parts: &mut Parts) -> Option<Watched> {
-        let watches = policy.watches(secret, &head(parts));
+    pub(crate) fn of(policy: &Policy, secret: &Secret, parts: &mut Parts, caller: Option<&Caller>) -> Option<Watched> {
+        let watches = policy.watches(secret, &head(parts, caller));
         if watches.is_empty() {
             return None;
         }
@@ -272,7 +272,7 @@ mod tests {
     async fn e11_a_guard_is_released_only_while_its_owner_is_the_one_that_was_shown() {
         let (mut parts, ()) = Request::get("http://h/orders/a").body(()).unwrap().into_parts();
         let secret = Secret::from_bytes([7; 32]);
-        let watched = Watched::of(&policy(), &secret, &mut parts).unwrap();
+        let watched = Watched::of(&policy(), &secret, &mut parts, None).unwrap();
         let watch = &watched.watches[0];
         let held = |owner| found(2, Phase::Held { owner, resource: None }, None);
         let mine = || held(watch.owner());

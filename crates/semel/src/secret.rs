@@ -68,7 +68,7 @@ pub fn mint_secret(file: &Path) -> io::Result<()> {
 /// A secret that was lost and minted anew, or came from elsewhere, would make every key count as new.
 pub fn agrees_with_folder(secret: &Secret, folder: &Path) -> io::Result<bool> {
     let path = folder.join("secret.check");
-    let check: String = secret.check().iter().map(|byte| format!("{byte:02x}")).collect();
+    let check: String = secret.check().iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect();
     match std::fs::read_to_string(&path) {
         Ok(agreed) => Ok(agreed.trim() == check),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -83,6 +83,10 @@ pub fn agrees_with_folder(secret: &Secret, folder: &Path) -> io::Result<bool> {
         }
         Err(error) => Err(says(&error, "cannot read", &path)),
     }
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).expect("it is below 16")
 }
 
 fn random() -> io::Result<[u8; SECRET_BYTES]> {
@@ -166,7 +170,7 @@ mod tests {
             let said = [
                 secret_in(folder.path()).map(|_| ()),
                 secret_from(&file).map(|_| ()),
-                sealing_from(&[file.clone()]).map(|_| ()),
+                sealing_from(std::slice::from_ref(&file)).map(|_| ()),
             ];
             for said in said {
                 assert_eq!(said.is_ok(), is_fine, "{mode:o}: {said:?}");
@@ -186,11 +190,15 @@ mod tests {
             assert!(error.contains("cannot create"), "{error}");
             assert_eq!(std::fs::read(file).expect("it is there"), bytes);
         }
-        let ids = |files: &[PathBuf]| sealing_from(files).map(|sealing| format!("{sealing:?}")).map_err(|e| e.to_string());
+        let ids =
+            |files: &[PathBuf]| sealing_from(files).map(|sealing| format!("{sealing:?}")).map_err(|e| e.to_string());
         let both = ids(&files).expect("they differ");
         assert_eq!(both.len(), "[12345678, 12345678]".len());
         assert_ne!(ids(&[files[1].clone(), files[0].clone()]).expect("they differ"), both);
-        assert_eq!(ids(&[files[0].clone(), files[0].clone()]), Err("the sealing secrets 1 and 2 are the same".to_owned()));
+        assert_eq!(
+            ids(&[files[0].clone(), files[0].clone()]),
+            Err("the sealing secrets 1 and 2 are the same".to_owned())
+        );
         assert!(ids(&[]).is_err_and(|error| error.contains("1 to 16")));
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
+use semel::QuotaLimits;
 use semel_core::{
     fingerprint::FingerprintRule,
     guard::{GuardRule, Overriding, Source},
@@ -11,7 +12,10 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, Tls, words};
+use super::{
+    Config, Cors, Credentials, Gateway, IdentityConfig, IdentitySource, KeysFrom, PasswordFrom, Place, StoreConfig,
+    Telemetry, Tls, words,
+};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -33,6 +37,8 @@ pub(crate) fn show(config: &Config) -> String {
     );
     gateway(&mut page, &config.gateway);
     clients(&mut page, config.tls.as_ref());
+    identity(&mut page, &config.identity);
+    quota(&mut page, &config.quota);
     cors(&mut page, &config.gateway.cors);
     store(&mut page, &config.store);
     telemetry(&mut page, &config.telemetry);
@@ -203,6 +209,74 @@ client_certificate = "required"               # none; optional: checked where on
 reload_every = "10s"                          # the files are looked at, and used once they have changed
 handshake_max = "10s"                         # a client may take from connecting to the end of the handshake
 "#;
+
+fn identity(page: &mut Page<'_>, identity: &IdentityConfig) {
+    let path = |path: &std::path::Path| text(&path.display().to_string());
+    page.table("[identity]");
+    let source = match &identity.source {
+        IdentitySource::Headers => "headers",
+        IdentitySource::Jwt(_) => "jwt",
+        IdentitySource::ClientCertificate => "client-certificate",
+    };
+    page.set(
+        "source",
+        text(source),
+        "who asks: headers: those of principal; jwt: a verified token; client-certificate",
+    );
+    page.maybe(
+        "mapping_file",
+        identity.mapping_file.as_deref().map(path),
+        "a file that gives several credentials one principal, for rotation",
+    );
+    let IdentitySource::Jwt(jwt) = &identity.source else {
+        for line in NO_JWT.trim().lines() {
+            page.note(line);
+        }
+        return;
+    };
+    page.table("[identity.jwt]");
+    page.set("header", text(&words::header(&jwt.header)), "has the token, after the word Bearer");
+    page.set("issuer", text(&jwt.issuer), "whose tokens are accepted: the claim iss");
+    page.set("audience", list(&jwt.audience), "for whom they must be, one of these: the claim aud; []: they have none");
+    let algorithms = jwt.algorithms.iter().map(|algorithm| format!("{algorithm:?}"));
+    page.set("algorithms", list(algorithms), "how they may be signed");
+    let (mut file, mut url, mut secret) = (None, None, None);
+    let mut fetched_every = None;
+    match &jwt.keys {
+        KeysFrom::File(from) => file = Some(path(from)),
+        KeysFrom::Secret(from) => secret = Some(path(from)),
+        KeysFrom::Url { url: from, refresh } => {
+            url = Some(text(&from.to_string()));
+            fetched_every = Some(text(&words::duration(*refresh)));
+        }
+    }
+    page.maybe("jwks_url", url, "where the issuer's public keys are fetched");
+    page.maybe("jwks_refresh", fetched_every, "how often they are, for jwks_url");
+    page.maybe("jwks_file", file, "a file with the issuer's public keys");
+    page.maybe("hmac_secret_file", secret, "a file with the secret that is shared with the issuer");
+    page.set("claim", text(jwt.claim.as_str()), "a JSON Pointer: the claim that names the caller");
+    page.time("leeway", jwt.leeway, "this clock and the issuer's may differ");
+}
+
+/// How tokens are set where there are none.
+const NO_JWT: &str = r#"
+[identity.jwt]                                # for source = "jwt"
+header = "Authorization"                      # has the token, after the word Bearer
+issuer = "https://login.example.com/"         # whose tokens are accepted: the claim iss
+audience = ["https://api.example.com"]        # for whom they must be, one of these: the claim aud; []: they have none
+algorithms = ["RS256", "ES256"]               # how they may be signed
+jwks_url = "https://login.example.com/keys"   # where the issuer's public keys are fetched; or jwks_file, hmac_secret_file
+jwks_refresh = "5m"                           # how often they are
+claim = "/sub"                                # a JSON Pointer: the claim that names the caller
+leeway = "60s"                                # this clock and the issuer's may differ
+"#;
+
+fn quota(page: &mut Page<'_>, quota: &QuotaLimits) {
+    page.table("[quota]");
+    page.set("live_keys_max", quota.live_keys_max.to_string(), "fresh keys of one principal within the window; 0: any");
+    page.time("window", quota.window, "a key counts from its first execution");
+    page.set("principals_max", quota.principals_max.to_string(), "that are counted at once");
+}
 
 fn cors(page: &mut Page<'_>, cors: &Cors) {
     page.table("[cors]");

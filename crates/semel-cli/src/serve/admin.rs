@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
     console::{self, Console},
+    identity::Identity,
     listen::Closing,
     metrics::{METRICS_PATH, METRICS_TYPE, Metrics},
     operators::{
@@ -34,6 +35,8 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Admin {
     /// Whose store is probed, and whose policy is told.
     pub terms: CurrentTerms,
+    /// Who tells who asks.
+    pub identity: Arc<Identity>,
     /// What operators see and do.
     pub operators: Operators,
     /// What operators show before they are told or do anything; without it nobody is.
@@ -100,6 +103,10 @@ impl Admin {
     async fn readiness(&self) -> Response<Body> {
         if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
+        }
+        if !self.identity.is_ready() {
+            let words = "{\"status\":\"the keys of tokens could not be fetched yet; see the log\"}\n";
+            return json(StatusCode::SERVICE_UNAVAILABLE, words);
         }
         let store = Arc::clone(self.terms.load().semel.store());
         match tokio::time::timeout(PROBE_MAX, store.probe()).await {

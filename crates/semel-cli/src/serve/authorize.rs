@@ -32,7 +32,16 @@ pub(crate) struct AskAddress {
 
 impl AskAddress {
     /// Asks `question` in the limits of the gateway. `semel` lends its policy: the principal's headers and the problems.
-    pub(crate) fn new(question: Question, gateway: &Gateway, outgoing: &Outgoing, semel: &Semel) -> AskAddress {
+    /// `token` is the header that says who asks instead, if one does.
+    pub(crate) fn new(
+        question: Question,
+        gateway: &Gateway,
+        outgoing: &Outgoing,
+        semel: &Semel,
+        token: Option<HeaderName>,
+    ) -> AskAddress {
+        let mut credentials = semel.policy().principal().to_vec();
+        credentials.extend(token.filter(|token| !semel.policy().principal().contains(token)));
         let limit = gateway.upstream_connections_max;
         let transport = Transport::to(&question.origin, None, outgoing);
         let pool = Pool::new(question.origin, transport, limit, gateway.upstream_idle_max, gateway.connect_max);
@@ -40,7 +49,7 @@ impl AskAddress {
         let forwarding = Forwarding::new(pool, CurrentTerms::new(Terms::new(semel.clone(), own)), TaskTracker::new());
         AskAddress {
             path: question.path,
-            credentials: semel.policy().principal().to_vec(),
+            credentials,
             forwarder: forwarding.of(Peer::new(SocketAddr::from(([127, 0, 0, 1], 0)), Scheme::Http)),
             semel: semel.clone(),
             answer_max: gateway.response_header_max,

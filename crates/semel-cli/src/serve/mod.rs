@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use semel::{
-    Observer, Semel,
+    Identify, Observer, Quota, Semel,
     store::{
         Store,
         measured::{Measured, Measures},
@@ -37,6 +37,7 @@ use self::{
     console::Console,
     drain::{Open, Signals},
     forward::Forwarding,
+    identity::Identity,
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
     operators::{Operators, audit::Audit, recent::Recent, token::Token},
@@ -59,6 +60,7 @@ pub(crate) mod drain;
 mod forward;
 mod framing;
 mod headers;
+mod identity;
 mod listen;
 mod metrics;
 mod operators;
@@ -87,8 +89,8 @@ pub(crate) enum Ended {
 /// The configuration is of `file` and `flags`, which are read again when a signal says so.
 pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> {
     let config = Config::load(file.as_deref(), flags.clone())?;
-    let Checked { origin, token, mut reloading } = check(file, flags, &config)?;
-    let Config { gateway, tls: _, store: place, telemetry, policy, preset: _ } = config;
+    let Checked { origin, token, identity, mut reloading } = check(file, flags, &config)?;
+    let Config { gateway, store: place, telemetry, policy, .. } = config.clone();
     let filter = log_to_stderr(gateway.log, &gateway.log_filter)?;
     reloading.join(filter.into_check());
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
@@ -102,25 +104,29 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
         None => secret,
     };
     tracing::info!(target: "semel::store", "replies are sealed with the secret {}", secret.sealing().key_id());
-    let measured = Measured::new(store);
-    let measures = measured.measures();
-    let store: Arc<dyn Store> = Arc::new(measured);
+    let store = Measured::new(store);
+    let measures = store.measures();
+    let store: Arc<dyn Store> = Arc::new(store);
     let counts = Arc::new(Counts::new(&policy));
     let recent = Arc::new(Recent::default());
     let base = Semel::new(policy, secret, Arc::clone(&store))
         .observed_by(counts.clone())
-        .observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+        .observed_by(Arc::clone(&recent) as Arc<dyn Observer>)
+        .identified_by(Arc::clone(&identity) as Arc<dyn Identify>);
     let (_, outgoing) = reloading.tls();
-    let semel = reload::with_authorize(base.clone(), &gateway, &outgoing);
+    let quota = Arc::new(Quota::new(config.quota));
+    let semel = reload::with_terms(base.clone(), &config, &quota, &outgoing);
     let terms = CurrentTerms::new(Terms::new(semel, gateway.clone()));
-    reloading.join_terms(&terms, &base);
+    reloading.join(Arc::clone(&identity).into_check());
+    reloading.join_terms(&terms, &base, &quota);
     drop(base);
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
-    let operating = Operating { operators: Operators::new(terms.clone(), recent, audit), token };
+    let operating =
+        Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let serving = serve(&gateway, &origin, terms, operating, observing, &words, (reloading, hangup));
+    let serving = serve(&gateway, &origin, terms, operating, identity, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
@@ -149,6 +155,7 @@ struct Observing {
 struct Checked {
     origin: Origin,
     token: Option<Token>,
+    identity: Arc<Identity>,
     reloading: Reloading,
 }
 
@@ -167,7 +174,8 @@ fn check(file: Option<PathBuf>, flags: Flags, config: &Config) -> anyhow::Result
     };
     let token = config.gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
     let reloading = Reloading::new(file, flags, config.clone())?;
-    Ok(Checked { origin, token, reloading })
+    let identity = Arc::new(Identity::new(config)?);
+    Ok(Checked { origin, token, identity, reloading })
 }
 
 /// Writes log lines to standard error from now on.
@@ -217,6 +225,7 @@ async fn serve(
     origin: &Origin,
     terms: CurrentTerms,
     Operating { operators, token }: Operating,
+    identity: Arc<Identity>,
     observing: Observing,
     records: &str,
     (reloading, hangup): (Reloading, Signal),
@@ -267,11 +276,20 @@ async fn serve(
             spans: observing.traces.as_ref().map(Traces::tally),
         });
         let console = Arc::new(Console::new(operators.clone(), token.clone(), console::Transport::Plain));
-        let admin = Admin { terms: terms.clone(), operators, token, console, closing: open.closing.clone(), metrics };
+        let admin = Admin {
+            terms: terms.clone(),
+            identity: Arc::clone(&identity),
+            operators,
+            token,
+            console,
+            closing: open.closing.clone(),
+            metrics,
+        };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
     }
+    tokio::spawn(identity.keep());
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
     tokio::spawn(reload::heed(reloading, hangup));

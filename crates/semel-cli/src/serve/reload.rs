@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use semel::Semel;
+use semel::{Quota, Semel};
 use semel_core::policy::RoutePolicy;
 use tokio::signal::unix::Signal;
 
@@ -97,14 +97,19 @@ impl Reloading {
         self.parts.push(check);
     }
 
-    /// Joins the terms: they change with the policy, who authorizes and the limits. `base` is the layer before anybody
-    /// was asked to authorize.
-    pub(crate) fn join_terms(&mut self, current: &CurrentTerms, base: &Semel) {
+    /// Joins the terms: they change with the policy, who authorizes, the quota and the limits. `base` is the layer before
+    /// anybody was asked to authorize.
+    pub(crate) fn join_terms(&mut self, current: &CurrentTerms, base: &Semel, quota: &Arc<Quota>) {
         let (current, base, outgoing) = (current.clone(), base.clone(), self.outgoing.clone());
+        let quota = Arc::clone(quota);
         self.join(Box::new(move |config| {
-            let semel = with_authorize(base.with_policy(config.policy.clone()), &config.gateway, &outgoing);
+            let semel = with_terms(base.with_policy(config.policy.clone()), config, &quota, &outgoing);
             let (terms, current) = (Arc::new(Terms::new(semel, config.gateway.clone())), current.clone());
-            Ok(Box::new(move || current.0.store(terms)))
+            let (quota, limits) = (Arc::clone(&quota), config.quota);
+            Ok(Box::new(move || {
+                quota.change(limits);
+                current.0.store(terms);
+            }))
         }));
     }
 
@@ -174,6 +179,7 @@ impl Reloading {
             ("gateway.upstream_connections_max", old.upstream_connections_max == new.upstream_connections_max),
             ("gateway.upstream_idle_max", old.upstream_idle_max == new.upstream_idle_max),
             ("gateway.connect_max", old.connect_max == new.connect_max),
+            ("[identity], but for the contents of its files,", self.loaded.identity == config.identity),
             ("[tls], whether clients connect by TLS,", self.loaded.tls.is_some() == config.tls.is_some()),
         ];
         let every = |config: &Config| config.tls.as_ref().map(|tls| tls.reload_every);
@@ -207,12 +213,14 @@ impl Reloading {
     }
 }
 
-/// The layer that asks whom the configuration says before it replays.
-pub(crate) fn with_authorize(semel: Semel, gateway: &Gateway, outgoing: &Outgoing) -> Semel {
-    match gateway.authorize.clone() {
+/// The layer with a quota if there is one, which asks whom the configuration says before it replays.
+pub(crate) fn with_terms(semel: Semel, config: &Config, quota: &Arc<Quota>, outgoing: &Outgoing) -> Semel {
+    let semel = if config.quota.live_keys_max > 0 { semel.limited_by(Arc::clone(quota)) } else { semel };
+    match config.gateway.authorize.clone() {
         None => semel,
         Some(question) => {
-            let ask = AskAddress::new(question, gateway, outgoing, &semel);
+            let token = config.identity.token_header().cloned();
+            let ask = AskAddress::new(question, &config.gateway, outgoing, &semel, token);
             semel.authorize_replays(Arc::new(ask))
         }
     }
@@ -306,6 +314,7 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
         ("drain_max", had.drain_max == has.drain_max),
         ("the files of connections to the origin", had.upstream_tls == has.upstream_tls),
         ("[tls]", old.tls == new.tls),
+        ("[quota]", old.quota == new.quota),
     ];
     changes.extend(settings.iter().filter(|(_, same)| !same).map(|(name, _)| (*name).to_owned()));
     changes

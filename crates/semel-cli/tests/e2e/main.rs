@@ -13,6 +13,7 @@ mod expiry;
 mod guards;
 mod harness;
 mod header;
+mod identity;
 mod kill_loop;
 mod many;
 mod operators;

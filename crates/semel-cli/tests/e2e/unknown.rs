@@ -250,7 +250,8 @@ async fn k03_killed_while_the_origin_works_the_next_retry_asks() {
 
 #[tokio::test]
 async fn k04_an_address_that_answers_with_a_list_is_read_by_a_member() {
-    let toml = PROBE.replace("/orders/by-key/{key}\"", "/orders?reference={key}\"\nmember = \"/items/0\"\nkeep = \"member\"");
+    let toml =
+        PROBE.replace("/orders/by-key/{key}\"", "/orders?reference={key}\"\nmember = \"/items/0\"\nkeep = \"member\"");
     let origin = Origin::start().await;
     let items = Arc::new(Mutex::new(String::from("[]")));
     let listed = Arc::clone(&items);

@@ -247,6 +247,7 @@ enum Outcome {
     Unknown,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a model has few of them at once, and clones them all the time")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Party {
     Asking {

@@ -9,6 +9,7 @@ use crate::{
     settle::{Ended, settle},
 };
 
+#[allow(clippy::large_enum_variant, reason = "a model has few of them at once, and clones them all the time")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Operator {
     Away,

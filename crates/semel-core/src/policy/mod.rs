@@ -332,14 +332,22 @@ impl Policy {
         self.routes.iter().find(|route| route.methods.contains(method) && route.path.matches(path))
     }
 
-    /// Who asks: every line of the headers that make the principal counts, since a proxy that adds its own beside the
+    /// Who asks. Of headers, every line of the headers that make the principal counts, since a proxy that adds its own beside the
     /// client's must not be overruled by the client's.
     pub(crate) fn principal_of(&self, secret: &Secret, head: &Head<'_>) -> Principal {
+        if let Some(caller) = head.caller {
+            return Principal::of_caller(secret, caller);
+        }
         let credentials = self
             .principal()
             .iter()
             .flat_map(|name| head.headers.get_all(name).iter().map(|value| (name.as_str(), Some(value.as_bytes()))));
         Principal::of(secret, credentials)
+    }
+
+    /// Whether the response to a request may show something of guards or slots, whoever asks.
+    pub fn is_watched(&self, head: &Head<'_>) -> bool {
+        self.has_releases && self.watched_rules(head.method, &normalise_path(head.path)).next().is_some()
     }
 
     /// What the response to a request may show of guards and slots; nothing where no route has a release.
@@ -348,17 +356,20 @@ impl Policy {
             return Vec::new();
         }
         let path = normalise_path(head.path);
-        let rules = self.routes.iter().flat_map(|route| {
-            let shown = |rule: &&ReleaseRule| rule.methods.contains(head.method) && rule.path.matches(&path);
-            let rules = route.releases.iter().enumerate().filter(move |(_, rule)| shown(rule));
-            rules.map(move |(at, _)| (route, at))
-        });
         let mut principal = None;
-        let watches = rules.filter_map(|(route, at)| {
+        let watches = self.watched_rules(head.method, &path).filter_map(|(route, at)| {
             let principal = *principal.get_or_insert_with(|| self.principal_of(secret, head));
             Watch::of(route, at, secret, principal, &path)
         });
         watches.collect()
+    }
+
+    fn watched_rules(&self, method: &Method, path: &str) -> impl Iterator<Item = (&Arc<RoutePolicy>, usize)> {
+        self.routes.iter().flat_map(move |route| {
+            let shown = move |rule: &&ReleaseRule| rule.methods.contains(method) && rule.path.matches(path);
+            let rules = route.releases.iter().enumerate().filter(move |(_, rule)| shown(rule));
+            rules.map(move |(at, _)| (route, at))
+        })
     }
 
     /// The headers whose values make the principal.

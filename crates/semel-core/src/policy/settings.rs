@@ -8,8 +8,8 @@ use toml::Spanned;
 
 use super::{
     DurationText, Effects, GuardSettings, HeaderText, MethodText, OnCompleted, OnExpired, OnLate, OnMismatch,
-    OnUnknown, PathTemplate, Policy, Preset, ProbeSettings, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy, StatusPattern,
-    guards, probe, words::size,
+    OnUnknown, PathTemplate, Policy, Preset, ProbeSettings, ProblemWords, ReleaseSettings, ReplyRule, RoutePolicy,
+    StatusPattern, guards, probe, words::size,
 };
 use crate::{
     fingerprint::FingerprintRule,
@@ -325,11 +325,11 @@ fn sent(written: Option<Sent>, on_unknown: OnUnknown) -> Result<Sent, String> {
         (OnUnknown::Refuse | OnUnknown::Reexecute, written) => Ok(written.unwrap_or(Sent::AsReceived)),
         (OnUnknown::ForwardKey | OnUnknown::Probe, None) => Ok(Sent::Bare),
         (OnUnknown::ForwardKey | OnUnknown::Probe, Some(sent @ (Sent::Bare | Sent::Quoted))) => Ok(sent),
-        (OnUnknown::ForwardKey | OnUnknown::Probe, Some(Sent::AsReceived)) => Err(
-            "`key_sent` must be \"bare\" or \"quoted\" where the origin is to know a key again (on_unknown): \
+        (OnUnknown::ForwardKey | OnUnknown::Probe, Some(Sent::AsReceived)) => {
+            Err("`key_sent` must be \"bare\" or \"quoted\" where the origin is to know a key again (on_unknown): \
              clients write one key in several ways, and the origin would take them for several keys"
-                .to_owned(),
-        ),
+                .to_owned())
+        }
     }
 }
 

@@ -79,11 +79,13 @@ fn bytes_of_what_is_sealed() {
         8f820cbe3b89eaf045b8703e31b93bae405988c5c27becace8d3e5da479acb4c
         ac41974af935006f15e34dd505a05b8b5ebc624e2f9d61343e3c084a2b8ff960
         f92e816603a800e7671bf58d5e2beb91fc5ab5a6aad3df56ea9b4197478c51
-    "#]].assert_eq(&dump(&order()));
+    "#]]
+    .assert_eq(&dump(&order()));
     expect![[r#"
         ffe244750102030405060708090a0b0c0d0e0f10000200000005000060da91ca
         e0f07f9179fa6180a91b7173e03dfa8f0635eba3e9
-    "#]].assert_eq(&dump(&held()));
+    "#]]
+    .assert_eq(&dump(&held()));
     expect!["ffe24475"].assert_eq(&secrets(&[1]).key_id().to_string());
 }
 

@@ -37,7 +37,7 @@ fn fingerprint(policy: &Policy, request: &Request) -> Fingerprint {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let method = Method::from_bytes(request.method.as_bytes()).expect("a method");
-    let head = Head { method: &method, path: request.path, query: request.query, headers: &headers };
+    let head = Head { method: &method, path: request.path, query: request.query, headers: &headers, caller: None };
     let Admission::Read(admitted) = admit(policy, &head, Duration::ZERO) else { panic!("the request is covered") };
     let covered = admitted.cover(policy, &Secret::from_bytes([7; 32]), &head, &request.content);
     covered.expect("the request is covered").expect("it has a key").fingerprint
@@ -278,7 +278,7 @@ fn a_fingerprint_takes_the_secret() {
     let policy = policy("");
     let mut headers = HeaderMap::new();
     headers.append("idempotency-key", HeaderValue::from_static("k"));
-    let head = Head { method: &Method::POST, path: "/orders", query: None, headers: &headers };
+    let head = Head { method: &Method::POST, path: "/orders", query: None, headers: &headers, caller: None };
     let covered = [1, 2].map(|secret| {
         let Admission::Read(admitted) = admit(&policy, &head, Duration::ZERO) else { panic!("the request is covered") };
         admitted

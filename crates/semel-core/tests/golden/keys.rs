@@ -32,7 +32,7 @@ fn read_key(policy: &Policy, lines: &[&[u8]], content: &str, now: Duration, read
         let value = HeaderValue::from_bytes(line).expect("a field value");
         headers.append(HeaderName::from_static("idempotency-key"), value);
     }
-    let head = Head { method: &Method::POST, path: "/orders", query: None, headers: &headers };
+    let head = Head { method: &Method::POST, path: "/orders", query: None, headers: &headers, caller: None };
     let secret = Secret::from_bytes([7; 32]);
     let problem = match admit(policy, &head, now) {
         Admission::Pass(status) => {

@@ -209,7 +209,7 @@ fn mistakes() {
         [[route]] ; on_late = "maybe"
           line 2: unknown variant `maybe`, expected `ignore` or `refuse`
         [[route]] ; [route.problems] ; key-lost = { status = 409 }
-          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `guard-held`, `guard-incomplete`, `too-late`, `origin-unavailable`
+          line 3: unknown variant `key-lost`, expected one of `key-missing`, `key-invalid`, `key-reused`, `in-flight`, `outcome-unknown`, `reply-gone`, `store-unavailable`, `request-too-large`, `request-timeout`, `request-incomplete`, `resource-exists`, `resource-id-reused`, `slot-taken`, `guard-held`, `guard-incomplete`, `too-late`, `origin-unavailable`, `unauthenticated`, `identity-unavailable`, `quota-exceeded`
         [[route]] ; methods = "POST"
           line 2: invalid type: string "POST", expected a sequence
         [[route]] ; methods = ["post"]

@@ -111,12 +111,15 @@ fn bytes_of_a_completed_record_with_its_reply() {
             26 05 00 00 00 00 2f 01 04 00 00 00 00 ff 7b 7d  &...../.......{}
         "#]],
     );
-    check(&record(Phase::Completed { kept: sealed(b""), replay_for: Duration::ZERO }), &expect![[r#"
+    check(
+        &record(Phase::Completed { kept: sealed(b""), replay_for: Duration::ZERO }),
+        &expect![[r#"
         03 03 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
         1e 1f 04 03 02 01 00 c8 7e 9a 00 00 00 00 00 00  ........~.......
         00 00 00 00 00 00 2f 01 00 00 00 00              ....../.....
-    "#]]);
+    "#]],
+    );
 }
 
 /// Whatever a driver may forget: what is not sealed does not get to a store.
@@ -149,14 +152,14 @@ fn bytes_of_a_record_with_a_guard() {
     );
 }
 
-fn about(trace: Option<TraceContext>) -> Option<Arc<About>> {
-    Some(Arc::new(About { route: "/orders/{id}".to_owned(), principal: [0xcc; 8], trace }))
+fn about(trace: Option<TraceContext>) -> Arc<About> {
+    Arc::new(About { route: "/orders/{id}".to_owned(), principal: [0xcc; 8], trace })
 }
 
 #[test]
 fn bytes_of_a_record_that_says_what_it_is_about() {
     check(
-        &Record { about: about(None), ..record(Phase::Unknown) },
+        &Record { about: Some(about(None)), ..record(Phase::Unknown) },
         &expect![[r#"
         03 42 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  .B..............
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
@@ -168,7 +171,7 @@ fn bytes_of_a_record_that_says_what_it_is_about() {
     let trace = TraceContext { trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, span_id: 0xb7ad_6b71_6920_3331 };
     let guard = Some(RecordKey::from_bytes([0xaa; RecordKey::LEN]));
     check(
-        &Record { about: about(Some(trace)), guard, ..record(Phase::Unknown) },
+        &Record { about: Some(about(Some(trace))), guard, ..record(Phase::Unknown) },
         &expect![[r#"
         03 e2 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d  ................
         0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d  ................
@@ -186,7 +189,7 @@ fn bytes_of_a_record_that_says_what_it_is_about() {
 #[test]
 fn what_a_damaged_record_is_about_is_damage() {
     let trace = Some(TraceContext { trace_id: 1, span_id: 1 });
-    let bytes = encode(&Record { about: about(trace), ..record(Phase::Unknown) });
+    let bytes = encode(&Record { about: Some(about(trace)), ..record(Phase::Unknown) });
     let damaged = |at: usize, byte: u8| {
         let mut bytes = bytes.to_vec();
         bytes[at] = byte;

@@ -21,7 +21,7 @@ fn record_key(policy: &Policy, request: &str, fields: &[(&'static str, &'static 
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    let head = Head { method: &method, path, query: None, headers: &headers };
+    let head = Head { method: &method, path, query: None, headers: &headers, caller: None };
     let Admission::Read(admitted) = admit(policy, &head, Duration::ZERO) else { panic!("{request} is covered") };
     let covered = admitted.cover(policy, &Secret::from_bytes(SECRET), &head, b"{\"id\":\"k\"}");
     let covered = covered.unwrap_or_else(|refused| panic!("{request}: {:?}", refused.problem));
@@ -133,7 +133,7 @@ fn secrets_and_principals_are_not_printed() {
     let policy = read("").unwrap_or_else(|refused| panic!("{}", refused.message));
     let mut headers = HeaderMap::new();
     headers.insert("idempotency-key", HeaderValue::from_static("hunter2"));
-    let head = Head { method: &Method::POST, path: "/", query: None, headers: &headers };
+    let head = Head { method: &Method::POST, path: "/", query: None, headers: &headers, caller: None };
     let admission = admit(&policy, &head, Duration::ZERO);
     assert!(!format!("{admission:?}").contains("hunter2"));
 }

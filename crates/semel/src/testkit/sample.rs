@@ -85,7 +85,7 @@ pub fn about(n: u64) -> Arc<About> {
     let mut prng = Prng::seeded(n << 32 | 3);
     let principal = prng.bytes(PRINCIPAL_LABEL_LEN).try_into().expect("asked for that many bytes");
     let trace = TraceContext { trace_id: u128::from(prng.next()) << 64 | 1, span_id: prng.next() | 1 };
-    Arc::new(About { route: format!("/orders/{n}"), principal, trace: Some(trace).filter(|_| n % 2 == 0) })
+    Arc::new(About { route: format!("/orders/{n}"), principal, trace: Some(trace).filter(|_| n.is_multiple_of(2)) })
 }
 
 /// The key of the n-th guard.

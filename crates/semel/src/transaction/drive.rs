@@ -756,7 +756,12 @@ fn told(answer: Answer) -> Told {
 fn settle_of(step: Step) -> Swap {
     match step {
         Step::Swap { swap, .. } => swap,
-        Step::Look(_) | Step::Execute(_) | Step::Probe | Step::Wait { .. } | Step::Answer(_) | Step::GiveBack { .. } => {
+        Step::Look(_)
+        | Step::Execute(_)
+        | Step::Probe
+        | Step::Wait { .. }
+        | Step::Answer(_)
+        | Step::GiveBack { .. } => {
             unreachable!("an execution is followed by its settle")
         }
     }
@@ -765,7 +770,12 @@ fn settle_of(step: Step) -> Swap {
 fn answer_of(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
-        Step::Swap { .. } | Step::Look(_) | Step::Execute(_) | Step::Probe | Step::Wait { .. } | Step::GiveBack { .. } => {
+        Step::Swap { .. }
+        | Step::Look(_)
+        | Step::Execute(_)
+        | Step::Probe
+        | Step::Wait { .. }
+        | Step::GiveBack { .. } => {
             unreachable!("the exchange is over")
         }
     }

@@ -275,8 +275,8 @@ impl<DB: Register> Transactional<DB> {
             Some(clock) => Duration::from_millis(clock.now_ms()),
             None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         };
-        let watched = Watched::of(&shared.policy, &shared.secret, &mut parts);
-        match admit::admit(&shared.policy, &head(&parts), now) {
+        let watched = Watched::of(&shared.policy, &shared.secret, &mut parts, None);
+        match admit::admit(&shared.policy, &head(&parts, None), now) {
             Admission::Pass(status) => {
                 let route = shared.policy.route(&parts.method, &admit::normalise_path(parts.uri.path())).cloned();
                 let bytes_max = route.as_ref().map_or(UNCOVERED_BODY_BYTES_MAX, |route| route.request_body_bytes_max);
@@ -301,7 +301,7 @@ impl<DB: Register> Transactional<DB> {
             }
             Admission::Read(admitted) => {
                 let route = Arc::clone(admitted.route());
-                match complete(&shared.policy, &shared.secret, None, &mut parts, body, admitted).await {
+                match complete(&shared.policy, &shared.secret, None, &mut parts, None, body, admitted).await {
                     Complete::Covered(mut covered, content) => {
                         let request = Request::from_parts(parts, whole(content).await);
                         let asked = Asked::of(&mut covered, None);

@@ -41,7 +41,7 @@ const SETTLE_BYTES_MAX: usize = 4 << 20;
 /// How long an operator may take to send it.
 const CONTENT_READ_MAX: Duration = Duration::from_secs(10);
 /// How long whoever reads an export may take for one page of it.
-const EXPORT_PAGE_MAX: Duration = Duration::from_secs(60);
+const EXPORT_PAGE_MAX: Duration = Duration::from_mins(1);
 
 /// One thing that an operator can ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

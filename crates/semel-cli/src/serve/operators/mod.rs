@@ -14,6 +14,7 @@ use semel::{
 use semel_core::{
     admit::{Covered, Head},
     record::{ExchangeId, Phase, PhaseKind},
+    scope::Caller,
     settle::Unsettled,
 };
 use serde::Serialize;
@@ -26,7 +27,7 @@ pub(crate) mod release;
 pub(crate) mod row;
 pub(crate) mod token;
 
-use super::reload::CurrentTerms;
+use super::{identity::Identity, reload::CurrentTerms};
 
 use self::{
     audit::{Act, Audit, Stage, What},
@@ -55,6 +56,7 @@ const TIMELINE_EVENTS_MAX: usize = 100;
 #[derive(Clone, Debug)]
 pub(crate) struct Operators {
     terms: CurrentTerms,
+    identity: Option<Arc<Identity>>,
     recent: Arc<Recent>,
     audit: Option<Audit>,
 }
@@ -183,7 +185,17 @@ impl Refusal {
 impl Operators {
     /// Of the records that are served on these terms, and of what `recent` has seen. Without an audit log they only look.
     pub(crate) fn new(terms: CurrentTerms, recent: Arc<Recent>, audit: Option<Audit>) -> Operators {
-        Operators { terms, recent, audit }
+        Operators { terms, identity: None, recent, audit }
+    }
+
+    /// The same, where `identity` tells whose a request is.
+    pub(crate) fn knowing(self, identity: Arc<Identity>) -> Operators {
+        Operators { identity: Some(identity), ..self }
+    }
+
+    /// Whose request it would be with these headers; `None`: whom the policy's headers name.
+    fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
+        self.identity.as_ref().and_then(|identity| identity.told_by_operator(headers))
     }
 
     /// Whose records they are.
@@ -357,7 +369,8 @@ impl Operators {
         let (before, after, record, stamp, route, status) = (None, None, None, None, None, None);
         let mut act = Act { id: act_id(), what: What::Release, record, stamp, route, before, after, status, by };
         audit.intend(&act).await?;
-        let head = Head { method, path, query: None, headers };
+        let caller = self.caller(headers);
+        let head = Head { method, path, query: None, headers, caller: caller.as_ref() };
         let (what, owner) = match timeout(STORE_MAX, self.semel().release(&head)).await {
             Ok(Ok(Released::Guard(owner))) => ("guard", owner),
             Ok(Ok(Released::Slot(owner))) => ("slot", owner),
@@ -400,14 +413,15 @@ impl Operators {
             Which::Request { method, path, headers, content } => {
                 let (path, query) =
                     path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
-                let covered =
-                    self.semel().find(&Head { method, path, query, headers }, content).map_err(|why| match why {
-                        Unfound::NotCovered => Refusal::no_record("no route covers that request, or it has no key"),
-                        Unfound::Refused(problem) => Refusal::wrong(format!(
-                            "the gateway would refuse that request: {}",
-                            problem.detail.as_deref().unwrap_or(problem.kind.code())
-                        )),
-                    })?;
+                let caller = self.caller(headers);
+                let head = Head { method, path, query, headers, caller: caller.as_ref() };
+                let covered = self.semel().find(&head, content).map_err(|why| match why {
+                    Unfound::NotCovered => Refusal::no_record("no route covers that request, or it has no key"),
+                    Unfound::Refused(problem) => Refusal::wrong(format!(
+                        "the gateway would refuse that request: {}",
+                        problem.detail.as_deref().unwrap_or(problem.kind.code())
+                    )),
+                })?;
                 let none = "no such record: that caller sent none here, or it is forgotten, or the headers are not that caller's";
                 let found = self.load(covered.record_key).await?.ok_or_else(|| Refusal::no_record(none))?;
                 Ok(Sought { record: covered.record_key, found, request: Some(covered) })

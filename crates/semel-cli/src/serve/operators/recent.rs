@@ -146,17 +146,7 @@ impl Recent {
         memory.count_lately(event.decision, second(at));
         let Some(exchange) = event.exchange else { return };
         let name = event.route.name();
-        let route = match memory.routes.get(name) {
-            Some(route) => Arc::clone(route),
-            None => {
-                if memory.routes.len() == ROUTES_MAX {
-                    memory.routes.clear();
-                }
-                let route: Arc<str> = Arc::from(name);
-                memory.routes.insert(name.to_owned(), Arc::clone(&route));
-                route
-            }
-        };
+        let route = memory.route(name);
         if memory.events.len() == EVENTS_MAX {
             memory.events.pop_front();
         }
@@ -176,6 +166,19 @@ impl Recent {
 }
 
 impl Memory {
+    /// The name of a route, once for all events.
+    fn route(&mut self, name: &str) -> Arc<str> {
+        if let Some(route) = self.routes.get(name) {
+            return Arc::clone(route);
+        }
+        if self.routes.len() == ROUTES_MAX {
+            self.routes.clear();
+        }
+        let route: Arc<str> = Arc::from(name);
+        self.routes.insert(name.to_owned(), Arc::clone(&route));
+        route
+    }
+
     fn count_lately(&mut self, decision: &'static str, second: u64) {
         while self.lately.front().is_some_and(|(at, _)| !is_lately(*at, second)) {
             self.lately.pop_front();
@@ -259,9 +262,9 @@ mod tests {
         // The first three are forgotten.
         assert_eq!((recent.record_of(ExchangeId(2)), recent.record_of(ExchangeId(3))), (None, Some(record(3))));
         let of_record = recent.of_record(record(7), 2);
-        let exchanges: Vec<u128> = of_record.iter().map(|seen| seen.exchange.0).collect();
+        let ids: Vec<u128> = of_record.iter().map(|seen| seen.exchange.0).collect();
         let newest = (0..EVENTS_MAX + 3).rev().filter(|n| n % 200 == 7).map(|n| n as u128).take(2);
-        assert!(newest.eq(exchanges.into_iter().rev()), "the newest last");
+        assert!(newest.eq(ids.into_iter().rev()), "the newest last");
         assert_eq!((recent.newest(5).len(), &*of_record[0].route, of_record[0].execute.0.as_millis()), (5, "/*", 7));
     }
 }

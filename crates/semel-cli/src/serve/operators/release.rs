@@ -9,6 +9,7 @@ use semel_core::policy::MethodText;
 use serde::Deserialize;
 
 use super::{By, Operators, Refusal};
+use crate::serve::identity::CALLER;
 
 /// What an operator asks for.
 #[derive(Deserialize)]
@@ -40,7 +41,8 @@ fn read_headers(semel: &Semel, given: &BTreeMap<String, String>) -> Result<Heade
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         // A header that tells no callers apart is a mistake that would otherwise look like "no such record".
-        let known = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| principal.contains(name));
+        let known = HeaderName::from_bytes(name.as_bytes()).ok();
+        let known = known.filter(|name| principal.contains(name) || *name == CALLER);
         let Some(known) = known else {
             let names: Vec<&str> = principal.iter().map(HeaderName::as_str).collect();
             return Err(format!("headers: \"{name}\" is none of those that tell callers apart: {}", names.join(", ")));

@@ -295,7 +295,7 @@ impl Row {
             record: RecordName(record),
             phase: Standing::of(found),
             route: about.map(|about| about.route.clone()),
-            principal: about.map(|about| about.principal.iter().map(|byte| format!("{byte:02x}")).collect()),
+            principal: about.map(|about| format!("{:016x}", u64::from_be_bytes(about.principal))),
             attempt: found.record.attempt,
             age: Seconds(found.age),
             left: Seconds(found.record.retention.saturating_sub(found.age)),

@@ -217,9 +217,15 @@ impl Setup {
 }
 
 /// What must not reach a process under test from outside.
-const UNSET: [&str; 7] =
-    ["RUST_LOG", "SEMEL_LOG", "SEMEL_STORE", "SEMEL_STORE_PASSWORD", "SEMEL_SECRET_FILE", "SEMEL_SECRET",
-    "SEMEL_ADMIN_TOKEN_FILE"];
+const UNSET: [&str; 7] = [
+    "RUST_LOG",
+    "SEMEL_LOG",
+    "SEMEL_STORE",
+    "SEMEL_STORE_PASSWORD",
+    "SEMEL_SECRET_FILE",
+    "SEMEL_SECRET",
+    "SEMEL_ADMIN_TOKEN_FILE",
+];
 
 /// What a command of the program said, and how it ended.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod client;
 mod gateway;
 mod origin;
 mod stream;
+pub(crate) mod tokens;
 
 pub(crate) use certificates::{Authority, Issued, replace};
 pub(crate) use check::{assert_problem, assert_replay, assert_same_reply, twice};

@@ -1,5 +1,5 @@
 //! What operators see of the gateway from outside: the page of metrics, and traces.
 
-mod metrics;
 mod collector;
+mod metrics;
 mod traces;
