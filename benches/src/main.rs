@@ -14,6 +14,7 @@ mod gateway;
 mod machine;
 mod raw;
 mod report;
+mod seal;
 mod shared;
 mod stats;
 mod store;

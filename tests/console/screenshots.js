@@ -22,7 +22,7 @@ await gateway.order("order-14", { who: "Bearer bob" });
 await gateway.order("payment-1", { lose: true, path: "/payments" });
 
 for (const colorScheme of ["light", "dark"]) {
-  const context = await browser.newContext({ colorScheme, viewport: { width: 1000, height: 620 } });
+  const context = await browser.newContext({ colorScheme, viewport: { width: 880, height: 560 } });
   const page = await context.newPage();
   await signIn(page, gateway);
   await take(page, `overview-${colorScheme}`);
@@ -32,7 +32,7 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByRole("link", { name: "It happened" }).first().click();
     await page.waitForURL("**/happened");
     await page.getByLabel("Why").fill("order 13 is in the ledger");
-    await page.setViewportSize({ width: 1000, height: 900 });
+    await page.setViewportSize({ width: 880, height: 720 });
     await take(page, "settle-light");
     await page.getByLabel("Status that a retry is told").fill("201");
     await page.getByLabel("I have looked at the origin").check();
@@ -40,7 +40,7 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByText("Settled:").waitFor();
     await take(page, "record-light");
     await page.goto(`${gateway.console}/routes`);
-    await page.setViewportSize({ width: 1000, height: 620 });
+    await page.setViewportSize({ width: 880, height: 560 });
     await take(page, "routes-light");
   }
   await context.close();

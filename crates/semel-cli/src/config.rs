@@ -15,6 +15,7 @@ use std::{
 };
 
 use http::{HeaderValue, uri::Authority};
+use rustls::pki_types::ServerName;
 use semel_core::{
     key::Presence,
     policy::{DurationText, HeaderText, Policy, PolicyDocument, Preset, RouteSettings},
@@ -22,7 +23,7 @@ use semel_core::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings};
+use self::{cors::CorsSettings, store::StoreSettings, telemetry::TelemetrySettings, tls::TlsSettings};
 
 mod complain;
 mod cors;
@@ -31,18 +32,22 @@ mod store;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub(crate) mod words;
 
 pub(crate) use cors::{Cors, Credentials};
 pub(crate) use show::show;
 pub(crate) use store::{PasswordFrom, Place, PlaceText, StoreConfig, StoreFlags, StoreUrl};
 pub(crate) use telemetry::Telemetry;
+pub(crate) use tls::{ClientCertificate, RELOAD_EVERY, Tls, UpstreamTls};
 
 /// Everything that `semel serve` was told, with every default filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The process and its connections.
     pub gateway: Gateway,
+    /// How clients connect, if by TLS.
+    pub tls: Option<Tls>,
     /// Where records live.
     pub store: StoreConfig,
     /// What is counted, and where traces go.
@@ -60,6 +65,8 @@ pub(crate) struct Gateway {
     pub listen: SocketAddr,
     /// The origin; nothing in a request can name another one (`peers.md` #38).
     pub upstream: Option<Origin>,
+    /// How it is spoken to by `https`, and so is who authorizes.
+    pub upstream_tls: UpstreamTls,
     /// The folder of records and secret.
     pub data: PathBuf,
     /// The files of the sealing secrets, of which the first seals; none: the secret itself seals.
@@ -137,21 +144,49 @@ pub(crate) enum LogForm {
     Json,
 }
 
-/// The origin, as `http://host[:port]`.
+/// Whether a connection is by TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scheme {
+    /// It is not.
+    Http,
+    /// It is.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// The origin, as `http://host[:port]` or `https://host[:port]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Origin {
+    scheme: Scheme,
     authority: Authority,
 }
 
 impl Origin {
+    /// Whether it is reached by TLS.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     /// The host, to be resolved; an IPv6 address without its brackets.
     pub(crate) fn host(&self) -> &str {
-        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+        host_of(&self.authority)
     }
 
     /// The port.
     pub(crate) fn port(&self) -> u16 {
-        self.authority.port_u16().unwrap_or(80)
+        self.authority.port_u16().unwrap_or(match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        })
     }
 
     /// The value of `Host`.
@@ -162,7 +197,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority)
     }
 }
 
@@ -171,26 +206,32 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Origin, String> {
         let wrong =
             |why: &str| Err(format!("expected an origin such as \"http://127.0.0.1:3000\", found \"{text}\"{why}"));
-        if text.starts_with("https://") {
-            return wrong(
-                ": https to the origin is not supported yet; put the gateway beside the origin, or let a local proxy speak TLS",
-            );
-        }
         let Ok(uri) = text.parse::<http::Uri>() else { return wrong("") };
-        match (uri.scheme_str(), uri.authority()) {
-            (Some("http"), Some(authority)) if authority.as_str().contains('@') => {
-                wrong(": credentials do not belong here")
-            }
-            (Some("http"), Some(_)) if uri.path_and_query().is_some_and(|path| path.as_str() != "/") => {
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            Some(_) | None => return wrong(""),
+        };
+        match uri.authority() {
+            Some(authority) if authority.as_str().contains('@') => wrong(": credentials do not belong here"),
+            Some(_) if uri.path_and_query().is_some_and(|path| path.as_str() != "/") => {
                 wrong(": a path does not belong here, since every path is forwarded as it was sent")
             }
-            (Some("http"), Some(authority)) => Ok(Origin { authority: authority.clone() }),
-            _ => wrong(""),
+            Some(authority) if scheme == Scheme::Https && ServerName::try_from(host_of(authority)).is_err() => {
+                wrong(": no certificate can be for this host")
+            }
+            Some(authority) => Ok(Origin { scheme, authority: authority.clone() }),
+            None => wrong(""),
         }
     }
 }
 
-/// An address that is asked with a caller's credentials, as `http://host[:port]/path`.
+/// Without the brackets of an IPv6 address.
+fn host_of(authority: &Authority) -> &str {
+    authority.host().trim_start_matches('[').trim_end_matches(']')
+}
+
+/// An address that is asked with a caller's credentials, as `http://host[:port]/path` or with `https`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Question {
     /// Who.
@@ -228,6 +269,10 @@ impl<'de> Deserialize<'de> for Question {
 pub(crate) struct GatewaySettings {
     pub listen: Option<AddressText>,
     pub upstream: Option<OriginText>,
+    pub upstream_ca_file: Option<PathBuf>,
+    pub upstream_client_cert_file: Option<PathBuf>,
+    pub upstream_client_key_file: Option<PathBuf>,
+    pub upstream_server_name: Option<String>,
     pub data: Option<PathBuf>,
     pub seal_secret_files: Option<Vec<PathBuf>>,
     pub admin: Option<AdminText>,
@@ -292,6 +337,7 @@ impl std::error::Error for ConfigError {}
 #[serde(deny_unknown_fields)]
 struct Document {
     gateway: Option<GatewaySettings>,
+    tls: Option<Spanned<TlsSettings>>,
     cors: Option<CorsSettings>,
     store: Option<Spanned<StoreSettings>>,
     telemetry: Option<TelemetrySettings>,
@@ -335,7 +381,16 @@ impl Config {
             routes: document.route,
         };
         let policy = written.build().map_err(|error| complain(Some(error.span), &error.message))?;
-        let gateway = flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
+        let gateway =
+            flags.gateway.over(document.gateway.unwrap_or_default()).build(document.cors.unwrap_or_default().build());
+        let gateway = gateway.map_err(|message| complain(None, &message))?;
+        let tls = match document.tls {
+            None => None,
+            Some(settings) => {
+                let span = settings.span();
+                Some(settings.into_inner().build().map_err(|message| complain(Some(span), &message))?)
+            }
+        };
         if gateway.admin_token_file.is_some() && gateway.admin.is_none() {
             return Err(complain(
                 None,
@@ -354,7 +409,7 @@ impl Config {
         };
         let store = settings.build(flags.store, &policy).map_err(|message| complain(span, &message))?;
         let telemetry = document.telemetry.unwrap_or_default().build();
-        Ok(Config { gateway, store, telemetry, policy, preset })
+        Ok(Config { gateway, tls, store, telemetry, policy, preset })
     }
 }
 
@@ -374,6 +429,10 @@ impl GatewaySettings {
         GatewaySettings {
             listen: self.listen.or(base.listen),
             upstream: self.upstream.or(base.upstream),
+            upstream_ca_file: self.upstream_ca_file.or(base.upstream_ca_file),
+            upstream_client_cert_file: self.upstream_client_cert_file.or(base.upstream_client_cert_file),
+            upstream_client_key_file: self.upstream_client_key_file.or(base.upstream_client_key_file),
+            upstream_server_name: self.upstream_server_name.or(base.upstream_server_name),
             data: self.data.or(base.data),
             seal_secret_files: self.seal_secret_files.or(base.seal_secret_files),
             admin: self.admin.or(base.admin),
@@ -396,15 +455,21 @@ impl GatewaySettings {
     }
 
     /// All defaults of `[gateway]` are here and nowhere else.
-    fn build(self, cors: Cors) -> Gateway {
+    fn build(self, cors: Cors) -> Result<Gateway, String> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
             duration.map_or(Duration::from_secs(default), |duration| duration.0)
         };
-        Gateway {
+        let upstream = self.upstream.map(|origin| origin.0);
+        let upstream_tls =
+            UpstreamTls { ca_file: self.upstream_ca_file, client: None, server_name: self.upstream_server_name };
+        let files = (self.upstream_client_cert_file, self.upstream_client_key_file);
+        let upstream_tls = upstream_tls.build(files, upstream.as_ref(), self.authorize.as_ref())?;
+        Ok(Gateway {
             listen: self.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |address| address.0),
-            upstream: self.upstream.map(|origin| origin.0),
+            upstream,
+            upstream_tls,
             data: self.data.unwrap_or_else(|| PathBuf::from("./semel-data")),
             seal_secret_files: self.seal_secret_files.unwrap_or_default(),
             admin: self.admin.and_then(|admin| admin.0),
@@ -425,7 +490,7 @@ impl GatewaySettings {
             response_header_max: seconds(self.response_header_max, 60),
             drain_max: self.drain_max.map_or(Duration::from_secs(30), |duration| duration.0),
             cors,
-        }
+        })
     }
 }
 

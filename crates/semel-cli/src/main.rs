@@ -106,6 +106,9 @@ struct Serve {
     /// Which log lines are written, such as info, debug, semel::exchange=debug,info [default: info]
     #[arg(long, value_name = "FILTER", env = "SEMEL_LOG")]
     log: Option<String>,
+    /// Only check the configuration, and the certificates and keys that it names: opens no store, listens nowhere
+    #[arg(long)]
+    check: bool,
 }
 
 /// Which store, for every command that uses one.
@@ -155,6 +158,7 @@ Examples:
       from every default in one file to your own
 
 SIGTERM and SIGINT stop accepting, finish what runs (at most drain_max, 30s), and exit 0. A second one exits at once.
+SIGHUP reads the configuration file and the certificates again; if anything is wrong with them, everything stays as it is.
 
 Exit codes:
   0  stopped when asked to, and everything that ran was finished
@@ -292,8 +296,11 @@ fn serve(flags: Serve) -> anyhow::Result<u8> {
     };
     let policy = PolicyFlags { preset: flags.preset, key_presence: flags.require_key.then_some(Presence::Required) };
     let store = flags.store.read()?;
-    let config = Config::load(flags.config.as_deref(), Flags { gateway, store, policy })?;
-    Ok(match serve::run(config)? {
+    let (file, flags, check) = (flags.config, Flags { gateway, store, policy }, flags.check);
+    if check {
+        return serve::check_only(file, flags).map(|()| SUCCESS);
+    }
+    Ok(match serve::run(file, flags)? {
         serve::Ended::Drained => SUCCESS,
         serve::Ended::CutOff => FAILURE,
     })

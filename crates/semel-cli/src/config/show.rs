@@ -1,6 +1,6 @@
 //! `semel config show`: every setting with its value, as a file that reads back as the same configuration.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use semel_core::{
     fingerprint::FingerprintRule,
@@ -11,7 +11,7 @@ use semel_core::{
     wire::ProblemType,
 };
 
-use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, words};
+use super::{Config, Cors, Credentials, Gateway, PasswordFrom, Place, StoreConfig, Telemetry, Tls, words};
 
 /// The configuration as TOML, each setting with its meaning.
 pub(crate) fn show(config: &Config) -> String {
@@ -32,6 +32,7 @@ pub(crate) fn show(config: &Config) -> String {
         "an absolute URI where callers read about this API's idempotency",
     );
     gateway(&mut page, &config.gateway);
+    clients(&mut page, config.tls.as_ref());
     cors(&mut page, &config.gateway.cors);
     store(&mut page, &config.store);
     telemetry(&mut page, &config.telemetry);
@@ -88,7 +89,26 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     page.table("[gateway]");
     page.set("listen", text(&gateway.listen.to_string()), "where clients connect");
     let origin = gateway.upstream.as_ref().map(|origin| text(&origin.to_string()));
-    page.maybe("upstream", origin, "the origin, such as \"http://127.0.0.1:3000\"");
+    page.maybe("upstream", origin, "the origin, such as \"http://127.0.0.1:3000\" or \"https://api.internal:8443\"");
+    let file = |file: Option<&PathBuf>| file.map(|path| text(&path.display().to_string()));
+    let tls = &gateway.upstream_tls;
+    page.maybe(
+        "upstream_ca_file",
+        file(tls.ca_file.as_ref()),
+        "who vouches for an https origin (PEM), instead of whom this machine trusts",
+    );
+    let client = tls.client.as_ref();
+    page.maybe(
+        "upstream_client_cert_file",
+        file(client.map(|client| &client.cert)),
+        "a certificate (PEM) to show to an https origin",
+    );
+    page.maybe("upstream_client_key_file", file(client.map(|client| &client.key)), "and its key");
+    page.maybe(
+        "upstream_server_name",
+        tls.server_name.as_ref().map(|name| text(name)),
+        "the name that the origin's certificate must have, where it is not the host of upstream",
+    );
     page.set(
         "data",
         text(&gateway.data.display().to_string()),
@@ -149,6 +169,40 @@ fn gateway(page: &mut Page<'_>, gateway: &Gateway) {
     );
     page.time("drain_max", gateway.drain_max, "what runs may still run after SIGTERM");
 }
+
+fn clients(page: &mut Page<'_>, tls: Option<&Tls>) {
+    let Some(tls) = tls else {
+        page.gap();
+        page.note("Clients connect without TLS; with it, in a table [tls]:");
+        for line in NO_TLS.trim().lines() {
+            page.note(line);
+        }
+        return;
+    };
+    page.table("[tls]");
+    let file = |path: &PathBuf| text(&path.display().to_string());
+    page.set("cert_file", file(&tls.cert_file), "the gateway's certificate, then those that vouch for it (PEM)");
+    page.set("key_file", file(&tls.key_file), "and its key");
+    page.maybe("client_ca_file", tls.client_ca_file.as_ref().map(file), "who vouches for clients (PEM)");
+    page.set(
+        "client_certificate",
+        text(words::client_certificate(tls.client_certificate)),
+        "none; optional: checked where one is shown; required",
+    );
+    page.time("reload_every", tls.reload_every, "the files are looked at, and used once they have changed");
+    page.time("handshake_max", tls.handshake_max, "a client may take from connecting to the end of the handshake");
+}
+
+/// How `[tls]` looks where there is none to show.
+const NO_TLS: &str = r#"
+[tls]
+cert_file = "/etc/semel/server.pem"           # the gateway's certificate, then those that vouch for it (PEM)
+key_file = "/etc/semel/server.key"            # and its key
+client_ca_file = "/etc/semel/clients.pem"     # who vouches for clients (PEM)
+client_certificate = "required"               # none; optional: checked where one is shown; required
+reload_every = "10s"                          # the files are looked at, and used once they have changed
+handshake_max = "10s"                         # a client may take from connecting to the end of the handshake
+"#;
 
 fn cors(page: &mut Page<'_>, cors: &Cors) {
     page.table("[cors]");
@@ -286,7 +340,11 @@ fn route(page: &mut Page<'_>, route: &RoutePolicy) {
     page.maybe("key_member", member, "a JSON Pointer, for key = \"member\"");
     page.set("key_grammar", text(words::grammar(grammar)), "any, uuid, uuid-v4, uuid-v7");
     page.set("key_form", text(words::form(form)), "lenient: quoted or bare; strict: quoted");
-    page.maybe("key_sent", sent, "to the origin: as-received, bare, quoted; one spelling for an origin that is to know it again");
+    page.maybe(
+        "key_sent",
+        sent,
+        "to the origin: as-received, bare, quoted; one spelling for an origin that is to know it again",
+    );
     page.set("key_presence", text(words::presence(presence)), "optional: without a key unprotected; required: refused");
     page.set(
         "attempt_suffix",

@@ -22,11 +22,47 @@ fn errors_name_file_line_column_member_and_what_would_be_right() {
             |          ^^^^^^^^^"#]],
     );
     check_error(
-        "[gateway]\nupstream = \"https://api.example.com\"\n",
+        "[gateway]\nupstream = \"ftp://api.example.com\"\n",
         &expect![[r#"
-        semel.toml:2:12: gateway.upstream: expected an origin such as "http://127.0.0.1:3000", found "https://api.example.com": https to the origin is not supported yet; put the gateway beside the origin, or let a local proxy speak TLS
-          2 | upstream = "https://api.example.com"
-            |            ^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+            semel.toml:2:12: gateway.upstream: expected an origin such as "http://127.0.0.1:3000", found "ftp://api.example.com"
+              2 | upstream = "ftp://api.example.com"
+                |            ^^^^^^^^^^^^^^^^^^^^^^^"#]],
+    );
+    check_error(
+        "[gateway]\nupstream = \"https://bad_%41_host\"\n",
+        &expect![[r#"
+            semel.toml:2:12: gateway.upstream: expected an origin such as "http://127.0.0.1:3000", found "https://bad_%41_host"
+              2 | upstream = "https://bad_%41_host"
+                |            ^^^^^^^^^^^^^^^^^^^^^^"#]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a.pem\"\n",
+        &expect![[r#"
+            semel.toml:1:1: [tls] needs cert_file and key_file: the gateway's certificate and its key, in PEM
+              1 | [tls]
+                | ^^^^^"#]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a.pem\"\nkey_file = \"a.key\"\nclient_certificate = \"required\"\n",
+        &expect![[r#"
+            semel.toml:4:1: tls.client_certificate: `client_certificate` needs client_ca_file: who vouches for clients, in PEM
+              4 | client_certificate = "required"
+                | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+    );
+    check_error(
+        "[tls]\ncert_file = \"a\"\nkey_file = \"b\"\nclient_ca_file = \"c\"\nclient_certificate = \"none\"\n",
+        &expect![[r#"
+            semel.toml:4:1: tls.client_ca_file: `client_ca_file` is for clients that show a certificate; with client_certificate = "none" nobody is asked for one
+              4 | client_ca_file = "c"
+                | ^^^^^^^^^^^^^^^^^^^^"#]],
+    );
+    check_error(
+        "[gateway]\nupstream = \"http://a\"\nupstream_ca_file = \"ca.pem\"\n",
+        &expect!["semel.toml: `upstream_ca_file` is for an origin that is reached by https://"],
+    );
+    check_error(
+        "[gateway]\nupstream = \"https://a\"\nupstream_client_cert_file = \"client.pem\"\n",
+        &expect!["semel.toml: `upstream_client_cert_file` needs upstream_client_key_file"],
     );
     check_error(
         "[gateway]\nupstream = \"http://a/b\"\n",
@@ -122,7 +158,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[gateway]\nlissten = \"127.0.0.1:1\"\n",
         &expect![[r#"
-            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `data`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+            semel.toml:2:1: gateway.lissten: did you mean `listen`? unknown member `lissten`, expected one of `listen`, `upstream`, `upstream_ca_file`, `upstream_client_cert_file`, `upstream_client_key_file`, `upstream_server_name`, `data`, `seal_secret_files`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
               2 | lissten = "127.0.0.1:1"
                 | ^^^^^^^"#]],
     );
@@ -136,7 +172,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[routes]\npath = \"/a\"\n",
         &expect![[r#"
-            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
+            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `tls`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
               1 | [routes]
                 |  ^^^^^^"#]],
     );
@@ -369,8 +405,13 @@ fn every_setting_is_shown() {
 
         [gateway]
         listen = "127.0.0.1:8080"                       # where clients connect
-        # upstream = ""                                 # not set: the origin, such as "http://127.0.0.1:3000"
+        # upstream = ""                                 # not set: the origin, such as "http://127.0.0.1:3000" or "https://api.internal:8443"
+        # upstream_ca_file = ""                         # not set: who vouches for an https origin (PEM), instead of whom this machine trusts
+        # upstream_client_cert_file = ""                # not set: a certificate (PEM) to show to an https origin
+        # upstream_client_key_file = ""                 # not set: and its key
+        # upstream_server_name = ""                     # not set: the name that the origin's certificate must have, where it is not the host of upstream
         data = "./semel-data"                           # the folder of the secret, and of records where the store is embedded
+        seal_secret_files = []                          # kept replies are sealed with the first of these and opened with any; []: with the secret itself
         admin = "off"                                   # where operators connect: /healthz, /readyz, /.well-known/idempotency; or "off"
         # admin_token_file = ""                         # not set: a file with the token that operators show there, to look at records, settle and release: /v1
         # audit_log = ""                                # not set: where every act of an operator is written down first; audit.log in the data folder, if not set
@@ -387,6 +428,15 @@ fn every_setting_is_shown() {
         connect_max = "5s"                              # to reach the origin; past it nothing was sent
         response_header_max = "60s"                     # the origin's silence before its response, where no route covers
         drain_max = "30s"                               # what runs may still run after SIGTERM
+
+        # Clients connect without TLS; with it, in a table [tls]:
+        # [tls]
+        # cert_file = "/etc/semel/server.pem"           # the gateway's certificate, then those that vouch for it (PEM)
+        # key_file = "/etc/semel/server.key"            # and its key
+        # client_ca_file = "/etc/semel/clients.pem"     # who vouches for clients (PEM)
+        # client_certificate = "required"               # none; optional: checked where one is shown; required
+        # reload_every = "10s"                          # the files are looked at, and used once they have changed
+        # handshake_max = "10s"                         # a client may take from connecting to the end of the handshake
 
         [cors]
         origins = []                                    # web pages that may read the gateway's own problems and kept replies, such as "https://app.example.com"
@@ -477,6 +527,7 @@ fn every_setting_is_shown() {
         # found = ["200"]                               # it happened: the content is kept as the reply
         # absent = ["404"]                              # it did not, once the record is old enough
         # member = "/items/0"                           # a JSON Pointer that must be there, and not empty, for found
+        # keep = "content"                              # as the reply: all of the content, or the member
         # status = 201                                  # that the kept reply has; not set: as the origin answers
         # probe_max = "5s"                              # the origin may take to answer
         # after = "70s"                                 # the age from which absent is believed; not set: twice execution_max + grace

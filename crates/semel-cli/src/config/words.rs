@@ -7,7 +7,7 @@ use semel_core::{
     policy::{Keep, OnCompleted, OnExpired, OnLate, OnMismatch, OnUnknown, ReplyRule},
 };
 
-use super::{HostRule, LogForm, PublishPolicy};
+use super::{ClientCertificate, HostRule, LogForm, PublishPolicy};
 
 /// A duration in its largest whole unit: `24h`, `30s`.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -167,5 +167,13 @@ pub(crate) fn log(form: LogForm) -> &'static str {
     match form {
         LogForm::Text => "text",
         LogForm::Json => "json",
+    }
+}
+
+pub(crate) fn client_certificate(rule: ClientCertificate) -> &'static str {
+    match rule {
+        ClientCertificate::None => "none",
+        ClientCertificate::Optional => "optional",
+        ClientCertificate::Required => "required",
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use semel::{Body, Semel};
+use semel::Body;
 use semel_core::wire::POLICY_PATH;
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -19,6 +19,7 @@ use super::{
         api::{self, Api},
         token::Token,
     },
+    reload::CurrentTerms,
 };
 
 /// How long the store may take to prove that it works.
@@ -31,10 +32,8 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(10);
 /// What the admin address answers from.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    /// Whose store is probed.
-    pub semel: Semel,
-    /// The policy document.
-    pub policy: Bytes,
+    /// Whose store is probed, and whose policy is told.
+    pub terms: CurrentTerms,
     /// What operators see and do.
     pub operators: Operators,
     /// What operators show before they are told or do anything; without it nobody is.
@@ -82,7 +81,7 @@ impl Admin {
                 Some(refused) => refused,
                 None => self.readiness().await,
             },
-            POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.policy)),
+            POLICY_PATH => reading(&request).unwrap_or_else(|| published(&self.terms.load().document)),
             METRICS_PATH => reading(&request).unwrap_or_else(|| metrics(&self.metrics)),
             path if is_within(path, api::ROOT) => self.api().answer(request, from).await,
             path if is_within(path, console::CONSOLE_PATH) => self.console.answer(request, from).await,
@@ -102,7 +101,8 @@ impl Admin {
         if self.closing.has_begun() {
             return json(StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"draining\"}\n");
         }
-        match tokio::time::timeout(PROBE_MAX, self.semel.store().probe()).await {
+        let store = Arc::clone(self.terms.load().semel.store());
+        match tokio::time::timeout(PROBE_MAX, store.probe()).await {
             Ok(Ok(())) => json(StatusCode::OK, "{\"status\":\"ready\"}\n"),
             Ok(Err(error)) => {
                 tracing::warn!(target: "semel::store", %error, "not ready: the store's probe failed");

@@ -12,11 +12,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::{
-    forward::{Forwarder, Forwarding, Settings},
+    forward::{Forwarder, Forwarding},
     headers::Peer,
     pool::Pool,
+    reload::{CurrentTerms, Terms},
+    tls::{Outgoing, Transport},
 };
-use crate::config::{Gateway, HostRule, Question};
+use crate::config::{Gateway, HostRule, Question, Scheme};
 
 /// Asks an address with the caller's own credentials.
 #[derive(Debug)]
@@ -30,19 +32,16 @@ pub(crate) struct AskAddress {
 
 impl AskAddress {
     /// Asks `question` in the limits of the gateway. `semel` lends its policy: the principal's headers and the problems.
-    pub(crate) fn new(question: Question, gateway: &Gateway, semel: &Semel) -> AskAddress {
+    pub(crate) fn new(question: Question, gateway: &Gateway, outgoing: &Outgoing, semel: &Semel) -> AskAddress {
         let limit = gateway.upstream_connections_max;
-        let pool = Pool::new(question.origin, limit, gateway.upstream_idle_max, gateway.connect_max);
-        let settings = Settings {
-            host: HostRule::Upstream,
-            response_header_max: gateway.response_header_max,
-            semel: semel.clone(),
-            tunnels: TaskTracker::new(),
-        };
+        let transport = Transport::to(&question.origin, None, outgoing);
+        let pool = Pool::new(question.origin, transport, limit, gateway.upstream_idle_max, gateway.connect_max);
+        let own = Gateway { host: HostRule::Upstream, ..gateway.clone() };
+        let forwarding = Forwarding::new(pool, CurrentTerms::new(Terms::new(semel.clone(), own)), TaskTracker::new());
         AskAddress {
             path: question.path,
             credentials: semel.policy().principal().to_vec(),
-            forwarder: Forwarding::new(pool, settings).of(Peer::new(SocketAddr::from(([127, 0, 0, 1], 0)))),
+            forwarder: forwarding.of(Peer::new(SocketAddr::from(([127, 0, 0, 1], 0)), Scheme::Http)),
             semel: semel.clone(),
             answer_max: gateway.response_header_max,
         }

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Ended, listen::Closing};
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, which end the process. SIGHUP is for [`super::reload`].
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,

@@ -21,7 +21,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use semel::{
-    Body, BoxError, Semel,
+    Body, BoxError,
     effect::{Lost, NotSent},
 };
 use semel_core::{
@@ -37,25 +37,12 @@ use tokio_util::task::TaskTracker;
 use super::{
     headers::{self, Peer, Unforwardable, Wish},
     pool::{Age, Connection, Pool, Socket},
+    reload::CurrentTerms,
     traces,
 };
-use crate::config::HostRule;
 
 /// A response up to this size that is there when its header section is, is passed on in one piece.
 const AT_ONCE_BYTES_MAX: usize = 64 << 10;
-
-/// What every request of a thread is forwarded with.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    /// What the origin is told in `Host`.
-    pub host: HostRule,
-    /// How long the origin may be silent before its response begins. Covered requests have their own limit in the layer.
-    pub response_header_max: Duration,
-    /// Whose words problems are told in.
-    pub semel: Semel,
-    /// Where connections that left HTTP are counted, so that draining waits for them.
-    pub tunnels: TaskTracker,
-}
 
 /// Forwards the requests of one client connection.
 #[derive(Clone, Debug)]
@@ -70,7 +57,9 @@ struct Bound {
 #[derive(Debug)]
 struct Shared {
     pool: Pool,
-    settings: Settings,
+    terms: CurrentTerms,
+    /// Where connections that left HTTP are counted, so that draining waits for them.
+    tunnels: TaskTracker,
     host: HeaderValue,
 }
 
@@ -79,10 +68,10 @@ struct Shared {
 pub(crate) struct Forwarding(Arc<Shared>);
 
 impl Forwarding {
-    /// To the origin of `pool`.
-    pub(crate) fn new(pool: Pool, settings: Settings) -> Forwarding {
+    /// To the origin of `pool`; draining waits for `tunnels`.
+    pub(crate) fn new(pool: Pool, terms: CurrentTerms, tunnels: TaskTracker) -> Forwarding {
         let host = pool.origin().host_header();
-        Forwarding(Arc::new(Shared { pool, settings, host }))
+        Forwarding(Arc::new(Shared { pool, terms, tunnels, host }))
     }
 
     /// The forwarder for a client.
@@ -102,7 +91,8 @@ impl tower::Service<Request<Body>> for Forwarder {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Bound { shared, peer } = &*self.0;
-        let wish = headers::prepare_request(&mut request, peer, shared.settings.host, &shared.host);
+        let rule = shared.terms.load().gateway.host;
+        let wish = headers::prepare_request(&mut request, peer, rule, &shared.host);
         let sending = traces::send(&mut request);
         // The layer reads the content of what it covers, and only of that.
         let patience = if request.body().as_full().is_some() { Patience::Layer } else { Patience::Forwarder };
@@ -184,7 +174,12 @@ fn forward(
 
 impl Shared {
     fn told(&self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
-        outcome.unwrap_or_else(|failure| failure.into_response(self.settings.semel.policy()))
+        outcome.unwrap_or_else(|failure| failure.into_response(self.terms.load().semel.policy()))
+    }
+
+    /// How long the origin may be silent before its response begins. Covered requests have their own limit in the layer.
+    fn response_header_max(&self) -> Duration {
+        self.terms.load().gateway.response_header_max
     }
 
     /// Sends a request and waits for the header section of its response.
@@ -194,8 +189,8 @@ impl Shared {
         request: Request<Body>,
         patience: Patience,
     ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + Send {
-        let Connection { sender, driver, socket, timer } = connection;
-        let (socket, limit) = (&*socket, self.settings.response_header_max);
+        let Connection { sender, driver, socket, timer, .. } = connection;
+        let (socket, limit) = (&*socket, self.response_header_max());
         let written_before = socket.written();
         let mut response = Box::pin(sender.try_send_request(request));
         async move {
@@ -219,7 +214,7 @@ impl Shared {
                 // Whatever left of it, its client has sent something that is not HTTP, or has gone.
                 None if error.error().is_user() => Unanswered::Failed(Failure::Client(error.into_error().into())),
                 // hyper may have encoded it, but the kernel has taken nothing.
-                None if socket.written() == written_before => {
+                None if socket.has_sent_nothing_since(written_before) => {
                     Unanswered::Failed(Failure::NotSent(error.into_error().into()))
                 }
                 None => Unanswered::Failed(Failure::Lost(error.into_error().into())),
@@ -274,14 +269,14 @@ impl Shared {
     async fn upgrade(&self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
         let permit = self.pool.permit().await.map_err(|error| Failure::NotSent(error.into()))?;
         let client = request.extensions_mut().remove::<OnUpgrade>();
-        let Connection { mut sender, driver, socket, mut timer } =
+        let Connection { mut sender, driver, socket, mut timer, .. } =
             *self.pool.connect().await.map_err(|error| Failure::NotSent(error.into()))?;
+        let written_before = socket.written();
         tokio::spawn(async move {
             driver.run_with_upgrades().await;
             drop(permit);
         });
-        let mut silence =
-            pin!(Silence::new(Patience::Forwarder, self.settings.response_header_max, &socket, &mut timer));
+        let mut silence = pin!(Silence::new(Patience::Forwarder, self.response_header_max(), &socket, &mut timer));
         let mut answer = pin!(sender.try_send_request(request));
         let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
@@ -289,7 +284,9 @@ impl Shared {
         });
         let mut response = match answer.await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) if socket.written() == 0 => return Err(Failure::NotSent(error.into_error().into())),
+            Ok(Err(error)) if socket.has_sent_nothing_since(written_before) => {
+                return Err(Failure::NotSent(error.into_error().into()));
+            }
             Ok(Err(error)) => return Err(Failure::Lost(error.into_error().into())),
             Err(Silent) => return Err(Failure::Silent),
         };
@@ -298,7 +295,7 @@ impl Shared {
                 return Err(Failure::Lost("the origin switched protocols on a connection that cannot".into()));
             };
             let origin = hyper::upgrade::on(&mut response);
-            self.settings.tunnels.spawn(async move {
+            self.tunnels.spawn(async move {
                 if let (Ok(client), Ok(origin)) = (client.await, origin.await) {
                     let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
                     let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
@@ -562,29 +559,24 @@ impl std::fmt::Display for Chain<'_> {
 
 #[cfg(test)]
 mod tests {
-    use semel::store::memory::MemoryStore;
-    use semel_core::{policy::Preset, scope::Secret};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
 
     use super::*;
+    use crate::{
+        config::Scheme,
+        serve::{tests::terms, tls::Transport},
+    };
 
     /// A forwarder that has had one exchange, whose origin then closed the connection: with a reset if it left bytes of
     /// the request unread.
     async fn after_one_exchange(read: Read) -> (Arc<Shared>, Box<Connection>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("an origin");
-        let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
-        let store = Arc::new(MemoryStore::new());
-        let settings = Settings {
-            host: HostRule::Preserve,
-            response_header_max: Duration::from_secs(5),
-            semel: Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([7; 32]), store),
-            tunnels: TaskTracker::new(),
-        };
-        let Forwarding(shared) = Forwarding::new(pool.clone(), settings);
+        let pool = Pool::new(address, Transport::Plain, 1, Duration::from_secs(4), Duration::from_secs(5));
+        let Forwarding(shared) = Forwarding::new(pool.clone(), terms(), TaskTracker::new());
         let mut connection = pool.connect().await.expect("it accepts");
         let origin = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -616,7 +608,7 @@ mod tests {
     #[tokio::test]
     async fn a_forwarded_request_is_small() {
         let (shared, mut connection) = after_one_exchange(Read::All).await;
-        let bound = Arc::new(Bound { shared, peer: Peer::new(([127, 0, 0, 1], 1).into()) });
+        let bound = Arc::new(Bound { shared, peer: Peer::new(([127, 0, 0, 1], 1).into(), Scheme::Http) });
         let exchange = size_of_val(&bound.shared.exchange(&mut connection, request(), Patience::Layer));
         let forwarded = size_of_val(&forward(bound, request(), Patience::Layer));
         assert!(forwarded <= 1_024, "{forwarded} bytes, {exchange} of them for the exchange");

@@ -11,7 +11,7 @@ use http::{
 use parking_lot::Mutex;
 use semel::Body;
 
-use crate::config::HostRule;
+use crate::config::{HostRule, Scheme};
 
 /// RFC 9110 section 7.6.1: these are for the next hop only, besides whatever `Connection` names.
 const HOP_BY_HOP: [HeaderName; 4] =
@@ -28,19 +28,20 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 #[derive(Debug)]
 pub(crate) struct Peer {
     address: HeaderValue,
+    scheme: Scheme,
     forwarded_for: String,
     /// The last `Forwarded` and the host it was for: one connection asks for one host.
     forwarded: Mutex<Option<(Option<HeaderValue>, HeaderValue)>>,
 }
 
 impl Peer {
-    /// Of a client's address.
-    pub(crate) fn new(address: SocketAddr) -> Peer {
+    /// Of a client's address, and how it connected.
+    pub(crate) fn new(address: SocketAddr, scheme: Scheme) -> Peer {
         let ip = address.ip().to_canonical();
         // RFC 7239 section 6: an IPv6 address is bracketed and quoted.
         let forwarded_for = if ip.is_ipv6() { format!("for=\"[{ip}]\"") } else { format!("for={ip}") };
         let address = HeaderValue::from_str(&ip.to_string()).expect("an address is a header value");
-        Peer { address, forwarded_for, forwarded: Mutex::default() }
+        Peer { address, scheme, forwarded_for, forwarded: Mutex::default() }
     }
 
     /// The element of RFC 7239 for a request for `host`.
@@ -57,7 +58,8 @@ impl Peer {
             element.push_str(host);
             element.push('"');
         }
-        element.push_str(";proto=http");
+        element.push_str(";proto=");
+        element.push_str(self.scheme.as_str());
         let value = HeaderValue::from_str(&element).expect("an address and a checked host are visible");
         *last = Some((host.cloned(), value.clone()));
         value
@@ -137,7 +139,7 @@ pub(crate) fn prepare_request<B>(request: &mut Request<B>, peer: &Peer, rule: Ho
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme.as_str()));
     // RFC 9110 section 7.6.3: the protocol that the message was received by.
     append(headers, VIA, via(version));
     wish
@@ -347,7 +349,7 @@ mod tests {
     fn check_request(head: &str, rule: HostRule, expected: &Expect) {
         let mut request = request(head);
         assert_eq!(check(&request), Ok(()), "{head}");
-        let peer = Peer::new(([10, 0, 0, 9], 4000).into());
+        let peer = Peer::new(([10, 0, 0, 9], 4000).into(), Scheme::Http);
         let wish = prepare_request(&mut request, &peer, rule, &HeaderValue::from_static("origin:3000"));
         let line = format!("{} {} {:?} {wish:?}\n", request.method(), request.uri(), request.version());
         expected.assert_eq(&(line + &shown(request.headers())));
@@ -490,7 +492,7 @@ mod tests {
     #[test]
     fn an_ipv6_address_is_quoted_and_a_mapped_one_is_ipv4() {
         let told = |address: &str| {
-            let peer = Peer::new(address.parse().expect("an address"));
+            let peer = Peer::new(address.parse().expect("an address"), Scheme::Http);
             format!("{} {}", peer.forwarded_for, peer.address.to_str().expect("visible"))
         };
         assert_eq!(told("[2001:db8::1]:80"), "for=\"[2001:db8::1]\" 2001:db8::1");

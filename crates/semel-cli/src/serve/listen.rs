@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::{Frame, SizeHint};
@@ -21,9 +22,10 @@ use hyper::{
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use semel::{Body, BoxError, Idempotency, Semel};
+use semel::{Body, BoxError};
 use semel_core::wire::POLICY_PATH;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -37,8 +39,11 @@ use super::{
     forward::{Forwarder, Forwarding},
     framing::{Ambiguous, Watched},
     headers::{self, Peer},
+    reload::{CurrentTerms, Terms},
+    tls::{AgreedH2, ClientSubject, Incoming as ByTls},
     traces::{Receiving, Traces},
 };
+use crate::config::{PublishPolicy, Scheme};
 
 /// A client connection on its way from the acceptor to the thread that serves it.
 #[derive(Debug)]
@@ -51,16 +56,12 @@ pub(crate) struct Accepted {
 /// What the connections of one thread are served with.
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
-    /// The protocol.
-    pub semel: Semel,
+    /// What they are served by.
+    pub terms: CurrentTerms,
     /// The way to the origin.
     pub forwarding: Forwarding,
-    /// The policy document, if clients may read it.
-    pub policy: Option<Bytes>,
-    /// What pages may read of the answers.
-    pub cors: Arc<Cors>,
-    /// See [`Gateway::header_read_max`](crate::config::Gateway::header_read_max).
-    pub header_read_max: Duration,
+    /// How they begin, if by TLS.
+    pub tls: Option<ByTls>,
     /// Says when to finish.
     pub closing: Closing,
     /// Knows which connections are open.
@@ -128,20 +129,44 @@ impl Serving {
     async fn serve(&self, stream: std::net::TcpStream, address: SocketAddr) -> Result<(), BoxError> {
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
-        let protocol = tokio::select! {
-            protocol = tokio::time::timeout(self.header_read_max, protocol(&stream)) => match protocol {
-                Ok(protocol) => protocol?,
-                Err(_) => return Ok(()),
-            },
+        let header_read_max = self.terms.load().gateway.header_read_max;
+        let Some(tls) = &self.tls else {
+            let protocol = tokio::select! {
+                protocol = tokio::time::timeout(header_read_max, protocol(&stream)) => match protocol {
+                    Ok(protocol) => protocol?,
+                    Err(_) => return Ok(()),
+                },
+                () = self.closing.begun() => return Ok(()),
+            };
+            return self.speak(protocol, stream, Peer::new(address, Scheme::Http), None, header_read_max).await;
+        };
+        let met = tokio::select! {
+            met = tls.meet(stream) => met?,
             () = self.closing.begun() => return Ok(()),
         };
-        let layered = self.semel.layer().layer(self.forwarding.of(Peer::new(address)));
+        let Some(met) = met else { return Ok(()) };
+        let protocol = match met.agreed_h2 {
+            AgreedH2::Yes => Protocol::Http2,
+            AgreedH2::No => Protocol::Http1,
+        };
+        let peer = Peer::new(address, Scheme::Https);
+        self.speak(protocol, Box::new(met.stream), peer, met.subject, header_read_max).await
+    }
+
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        protocol: Protocol,
+        stream: S,
+        peer: Peer,
+        subject: Option<ClientSubject>,
+        header_read_max: Duration,
+    ) -> Result<(), BoxError> {
         let ambiguous = Ambiguous::none();
         let activity = Arc::new(Activity::default());
         let front = Front {
-            layered,
-            policy: self.policy.clone(),
-            cors: Arc::clone(&self.cors),
+            terms: self.terms.clone(),
+            forwarder: self.forwarding.of(peer),
+            subject,
             ambiguous: ambiguous.clone(),
             activity: Arc::clone(&activity),
             traces: self.traces.clone(),
@@ -151,14 +176,15 @@ impl Serving {
                 let connection = http1::Builder::new()
                     .serve_connection(TokioIo::new(Watched::new(stream, ambiguous)), front)
                     .with_upgrades();
-                self.run(connection, http1::UpgradeableConnection::graceful_shutdown, &activity).await
+                let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+                self.run(connection, shut_down, &activity, header_read_max).await
             }
             Protocol::Http2 => {
                 let connection = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
-                    .keep_alive_interval(self.header_read_max)
+                    .keep_alive_interval(header_read_max)
                     .serve_connection(TokioIo::new(stream), front);
-                self.run(connection, http2::Connection::graceful_shutdown, &activity).await
+                self.run(connection, http2::Connection::graceful_shutdown, &activity, header_read_max).await
             }
         }
     }
@@ -172,10 +198,11 @@ impl Serving {
         connection: C,
         shut_down: fn(Pin<&mut C>),
         activity: &Activity,
+        header_read_max: Duration,
     ) -> Result<(), BoxError> {
         let mut connection = pin!(connection);
         let mut closing = pin!(self.closing.begun());
-        let mut idle = pin!(tokio::time::sleep(self.header_read_max));
+        let mut idle = pin!(tokio::time::sleep(header_read_max));
         let mut last_seen = None;
         let mut asked = Asked::Nothing;
         // A task's waker is the same at every poll, so hearing of the closing is asked for only once.
@@ -205,7 +232,7 @@ impl Serving {
                     }
                 }
                 last_seen = seen;
-                idle.as_mut().reset(Instant::now() + self.header_read_max);
+                idle.as_mut().reset(Instant::now() + header_read_max);
             }
             Poll::Pending
         });
@@ -270,9 +297,9 @@ impl Closing {
 
 /// What is answered before the layer is asked.
 struct Front {
-    layered: Idempotency<Forwarder>,
-    policy: Option<Bytes>,
-    cors: Arc<Cors>,
+    terms: CurrentTerms,
+    forwarder: Forwarder,
+    subject: Option<ClientSubject>,
     ambiguous: Ambiguous,
     activity: Arc<Activity>,
     traces: Option<Traces>,
@@ -290,23 +317,37 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         if let Err(why) = checked {
             let mut response = why.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
+            return Answering {
+                answer: Box::pin(std::future::ready(Ok(response))),
+                page: None,
+                count,
+                receiving: None,
+            };
         }
+        let terms: Guard<Arc<Terms>> = self.terms.load();
         let page = Cors::page(request.headers());
-        if let Some(document) = &self.policy
+        if terms.gateway.publish_policy == PublishPolicy::Public
             && request.uri().path() == POLICY_PATH
             && [Method::GET, Method::HEAD].contains(request.method())
         {
-            let mut response = admin::published(document).map(Body::streaming);
+            let mut response = admin::published(&terms.document).map(Body::streaming);
             if let Some(page) = page {
-                self.cors.show_own(&page, &mut response);
+                terms.cors.show_own(&page, &mut response);
             }
-            return Answering { answer: Box::pin(std::future::ready(Ok(response))), page: None, count, receiving: None };
+            return Answering {
+                answer: Box::pin(std::future::ready(Ok(response))),
+                page: None,
+                count,
+                receiving: None,
+            };
+        }
+        if let Some(subject) = &self.subject {
+            request.extensions_mut().insert(subject.clone());
         }
         // The forwarder is always ready, and the layer is when the forwarder is.
         let receiving = self.traces.as_ref().map(|traces| traces.receive(&mut request));
-        let page = page.map(|page| (page, Arc::clone(&self.cors)));
-        Answering { answer: self.layered.clone().call(request), page, count, receiving }
+        let page = page.map(|page| (page, Arc::clone(&terms.cors)));
+        Answering { answer: terms.semel.layer().layer(self.forwarder.clone()).call(request), page, count, receiving }
     }
 }
 

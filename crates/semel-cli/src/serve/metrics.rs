@@ -34,7 +34,7 @@ use semel_core::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{listen::Closing, pool::Watch, traces::Tally};
+use super::{listen::Closing, pool::Watch, tls::Incoming, traces::Tally};
 
 /// Where it is.
 pub(super) const METRICS_PATH: &str = "/metrics";
@@ -48,8 +48,7 @@ const UNKNOWN_REST_FACTOR: u32 = 10;
 
 /// What a request may have been told, in order.
 static DECISIONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let statuses =
-        [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
+    let statuses = [KeyStatus::Absent, KeyStatus::Ignored, KeyStatus::Unkept, KeyStatus::Released, KeyStatus::Unknown];
     let mut all: Vec<&str> = ["completed", "replay", "lost", OTHER].to_vec();
     all.extend(statuses.map(KeyStatus::as_str));
     all.extend(ProblemType::ALL.iter().map(|kind| kind.code()));
@@ -193,6 +192,8 @@ pub(crate) struct Sources {
     pub origin_connections_max: usize,
     /// Whether the process finishes.
     pub closing: Closing,
+    /// How clients are met, where by TLS.
+    pub tls: Option<Incoming>,
     /// What became of spans, where there are any.
     pub spans: Option<Arc<Tally>>,
 }
@@ -251,7 +252,11 @@ impl Page {
         for (why, name) in [(Passed::NotCovered, "not-covered"), (Passed::WithoutKey, "without-key")] {
             family.counter(&[("why", name)], counts.passed[why as usize].load(Relaxed))?;
         }
-        out.gauge("semel_exchanges_running", "Exchanges that are between claim and settle now", number(semel.running()))?;
+        out.gauge(
+            "semel_exchanges_running",
+            "Exchanges that are between claim and settle now",
+            number(semel.running()),
+        )?;
         let help = "How long the claim of an exchange took the store, tries and guards included";
         out.family("semel_claim_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?
             .times(&[], &counts.claim.read())?;
@@ -324,8 +329,14 @@ impl Page {
         out.gauge("semel_client_connections", "Open connections of clients", number(connections.len()))?;
         let draining = if closing.has_begun() { 1.0 } else { 0.0 };
         out.gauge("semel_draining", "1 once the process no longer accepts and finishes what runs", draining)?;
+        if let Some((file, expires)) = self.sources.tls.as_ref().map(Incoming::expires) {
+            let help = "When the certificate that clients are shown expires, in seconds since 1970";
+            let mut family = out.family("semel_certificate_expiry_timestamp_seconds", help, None, MetricType::Gauge)?;
+            family.gauge(&[("file", &file)], whole(expires))?;
+        }
         if let Some(spans) = &self.sources.spans {
-            let help = "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
+            let help =
+                "Spans that ended, were sent to the collector, and were refused by it; the others wait or were dropped";
             let mut family = out.family("semel_spans", help, None, MetricType::Counter)?;
             for (outcome, count) in spans.read() {
                 family.counter(&[("outcome", outcome)], count)?;
@@ -380,7 +391,8 @@ impl Family<'_> {
     }
 
     fn histogram(&mut self, labels: Labels<'_>, counted: &Counted, shown: fn(u64) -> f64) -> fmt::Result {
-        let mut buckets: Vec<(f64, u64)> = counted.buckets.iter().map(|(bound, count)| (shown(*bound), *count)).collect();
+        let mut buckets: Vec<(f64, u64)> =
+            counted.buckets.iter().map(|(bound, count)| (shown(*bound), *count)).collect();
         buckets.push((f64::INFINITY, counted.over));
         let (sum, count) = (shown(counted.sum), counted.count());
         if labels.is_empty() {
@@ -396,6 +408,11 @@ fn timestamp(time: SystemTime) -> f64 {
 
 fn number(count: usize) -> f64 {
     real(count as u64)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody reads the last digit")]
+fn whole(value: i64) -> f64 {
+    value as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody reads the last digit")]

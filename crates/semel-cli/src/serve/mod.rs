@@ -6,13 +6,13 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use semel::{
     Observer, Semel,
     store::{
@@ -24,32 +24,36 @@ use semel_core::{
     key::{KeyRule, Presence},
     policy::{Policy, RoutePolicy},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
 
 use self::{
     admin::Admin,
-    authorize::AskAddress,
-    cors::Cors,
-    console::{Console, Transport},
+    console::Console,
     drain::{Open, Signals},
-    forward::{Forwarding, Settings},
+    forward::Forwarding,
     listen::{Accepted, Closing, Serving},
     metrics::{Counts, Metrics, Sources},
     operators::{Operators, audit::Audit, recent::Recent, token::Token},
     pool::Pool,
+    reload::{Check, CurrentTerms, Reloading, Terms},
+    tls::{Incoming, Outgoing, Transport},
     traces::Traces,
 };
 use crate::{
-    config::{Config, ConfigError, Gateway, LogForm, Origin, PublishPolicy, Telemetry, words},
+    config::{Config, ConfigError, Flags, Gateway, LogForm, Origin, Scheme, Telemetry, words},
     store::{self, Opened},
 };
 
 mod admin;
 mod authorize;
-mod cors;
 mod console;
+mod cors;
 mod descriptors;
 pub(crate) mod drain;
 mod forward;
@@ -60,8 +64,10 @@ mod metrics;
 mod operators;
 mod pool;
 mod published;
+mod reload;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod traces;
 
 /// How long a thread may take to end once nothing runs on it: looking up a name can block.
@@ -77,15 +83,18 @@ pub(crate) enum Ended {
 }
 
 /// Serves until a signal says otherwise.
-pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
-    let Config { gateway, store: place, telemetry, policy, preset: _ } = config;
-    let Some(origin) = gateway.upstream.clone() else {
-        return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
-    };
-    let token = gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
-    log_to_stderr(gateway.log, &gateway.log_filter)?;
+///
+/// The configuration is of `file` and `flags`, which are read again when a signal says so.
+pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> {
+    let config = Config::load(file.as_deref(), flags.clone())?;
+    let Checked { origin, token, mut reloading } = check(file, flags, &config)?;
+    let Config { gateway, tls: _, store: place, telemetry, policy, preset: _ } = config;
+    let filter = log_to_stderr(gateway.log, &gateway.log_filter)?;
+    reloading.join(filter.into_check());
     let gateway = Gateway { connections_max: descriptors::make_room(gateway.connections_max), ..gateway };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    // Before anything takes long: until then a signal to reload would end the process.
+    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot hear signals")?;
     let sealing = store::sealing(&gateway.seal_secret_files)?;
     let Opened { store, secret, words } = runtime.block_on(store::open(&place, &gateway.data))?;
     let secret = match sealing {
@@ -97,19 +106,22 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
     let measures = measured.measures();
     let store: Arc<dyn Store> = Arc::new(measured);
     let counts = Arc::new(Counts::new(&policy));
-    let mut semel = Semel::new(policy, secret, Arc::clone(&store)).observed_by(counts.clone());
-    if let Some(question) = gateway.authorize.clone() {
-        let ask = AskAddress::new(question, &gateway, &semel);
-        semel = semel.authorize_replays(Arc::new(ask));
-    }
     let recent = Arc::new(Recent::default());
-    let semel = semel.observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let base = Semel::new(policy, secret, Arc::clone(&store))
+        .observed_by(counts.clone())
+        .observed_by(Arc::clone(&recent) as Arc<dyn Observer>);
+    let (_, outgoing) = reloading.tls();
+    let semel = reload::with_authorize(base.clone(), &gateway, &outgoing);
+    let terms = CurrentTerms::new(Terms::new(semel, gateway.clone()));
+    reloading.join_terms(&terms, &base);
+    drop(base);
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
-    let operators = Operators::new(semel.clone(), recent, audit);
+    let operating = Operating { operators: Operators::new(terms.clone(), recent, audit), token };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let ended = runtime.block_on(serve(&gateway, &origin, semel, operators, token, observing, &words));
+    let serving = serve(&gateway, &origin, terms, operating, observing, &words, (reloading, hangup));
+    let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
     drop(store);
@@ -117,6 +129,12 @@ pub(crate) fn run(config: Config) -> anyhow::Result<Ended> {
         traces.finish();
     }
     ended
+}
+
+/// Who looks and acts by hand.
+struct Operating {
+    operators: Operators,
+    token: Option<Token>,
 }
 
 /// Who counts.
@@ -127,39 +145,91 @@ struct Observing {
     traces: Option<Traces>,
 }
 
+/// What `semel serve` needs before it touches anything, and `semel serve --check` only looks at.
+struct Checked {
+    origin: Origin,
+    token: Option<Token>,
+    reloading: Reloading,
+}
+
+/// Says whether the configuration, and the files that it names, would be accepted.
+pub(crate) fn check_only(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<()> {
+    let config = Config::load(file.as_deref(), flags.clone())?;
+    log_filter(&config.gateway.log_filter)?;
+    let Checked { origin, .. } = check(file, flags, &config)?;
+    println!("fine; it covers {} route(s) in front of {origin}", config.policy.routes().len());
+    Ok(())
+}
+
+fn check(file: Option<PathBuf>, flags: Flags, config: &Config) -> anyhow::Result<Checked> {
+    let Some(origin) = config.gateway.upstream.clone() else {
+        return Err(ConfigError::new("which origin? Give --upstream URL, or gateway.upstream in the file").into());
+    };
+    let token = config.gateway.admin_token_file.as_deref().map(Token::read).transpose()?;
+    let reloading = Reloading::new(file, flags, config.clone())?;
+    Ok(Checked { origin, token, reloading })
+}
+
 /// Writes log lines to standard error from now on.
-pub(crate) fn log_to_stderr(form: LogForm, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        ConfigError::new(format!("the log filter \"{filter}\" is not one ({error}); try info or debug"))
-    })?;
+pub(crate) fn log_to_stderr(form: LogForm, filter: &str) -> anyhow::Result<FilterHandle> {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match form {
-        LogForm::Text => subscriber.init(),
-        LogForm::Json => subscriber.json().flatten_event(true).init(),
+    Ok(match form {
+        LogForm::Text => {
+            let subscriber = subscriber.with_filter_reloading();
+            let handle = subscriber.reload_handle();
+            subscriber.init();
+            FilterHandle(Arc::new(move |filter| handle.reload(filter).is_ok()))
+        }
+        LogForm::Json => {
+            let subscriber = subscriber.json().flatten_event(true).with_filter_reloading();
+            let handle = subscriber.reload_handle();
+            subscriber.init();
+            FilterHandle(Arc::new(move |filter| handle.reload(filter).is_ok()))
+        }
+    })
+}
+
+fn log_filter(filter: &str) -> Result<EnvFilter, ConfigError> {
+    EnvFilter::try_new(filter).map_err(|error| {
+        ConfigError::new(format!("the log filter \"{filter}\" is not one ({error}); try info or debug"))
+    })
+}
+
+/// Exchanges which log lines are written.
+pub(crate) struct FilterHandle(Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl FilterHandle {
+    fn into_check(self) -> Check {
+        Box::new(move |config| {
+            let (filter, exchange) = (log_filter(&config.gateway.log_filter)?, Arc::clone(&self.0));
+            Ok(Box::new(move || {
+                let _the_subscriber_lives_as_long_as_the_process = exchange(filter);
+            }))
+        })
     }
-    Ok(())
 }
 
 async fn serve(
     gateway: &Gateway,
     origin: &Origin,
-    semel: Semel,
-    operators: Operators,
-    token: Option<Token>,
+    terms: CurrentTerms,
+    Operating { operators, token }: Operating,
     observing: Observing,
     records: &str,
+    (reloading, hangup): (Reloading, Signal),
 ) -> anyhow::Result<Ended> {
     let mut signals = Signals::hear().context("cannot hear signals")?;
+    let (tls, outgoing) = reloading.tls();
+    let semel = terms.load().semel.clone();
     let (listener, listening) = bind(gateway.listen).await?;
     refuse_loop(origin, listening)?;
     let listening_to_operators = match gateway.admin {
         None => None,
         Some(address) => Some(bind(address).await?),
     };
-    let policy = Bytes::from(published::document(semel.policy()));
     let open = Open { closing: Closing::default(), connections: TaskTracker::new(), semel };
     let stop = CancellationToken::new();
     let (mut threads, mut handles) = (Vec::new(), Vec::new());
@@ -169,8 +239,9 @@ async fn serve(
         let part = Part {
             origin: origin.clone(),
             gateway: gateway.clone(),
-            policy: policy.clone(),
-            semel: open.semel.clone(),
+            terms: terms.clone(),
+            tls: tls.clone(),
+            outgoing: outgoing.clone(),
             closing: open.closing.clone(),
             connections: open.connections.clone(),
             stop: stop.clone(),
@@ -182,7 +253,8 @@ async fn serve(
         handles.push(handle.context("cannot start a thread")?);
     }
     let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
-    announce(origin, listening, admin, open.semel.policy(), records);
+    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+    announce(origin, (scheme, listening), admin, open.semel.policy(), records);
     if let Some((listener, _)) = listening_to_operators {
         let metrics = Metrics::new(Sources {
             counts: observing.counts.clone(),
@@ -191,24 +263,26 @@ async fn serve(
             connections: open.connections.clone(),
             origin_connections_max: gateway.upstream_connections_max,
             closing: open.closing.clone(),
+            tls,
             spans: observing.traces.as_ref().map(Traces::tally),
         });
-        let console = Arc::new(Console::new(operators.clone(), token.clone(), Transport::Plain));
-        let (semel, closing) = (open.semel.clone(), open.closing.clone());
-        let admin = Admin { semel, policy, operators, token, console, closing, metrics };
+        let console = Arc::new(Console::new(operators.clone(), token.clone(), console::Transport::Plain));
+        let admin = Admin { terms: terms.clone(), operators, token, console, closing: open.closing.clone(), metrics };
         let every = observing.telemetry.unknown_count_every;
         tokio::spawn(observing.counts.count_unknown(Arc::clone(open.semel.store()), every));
         tokio::spawn(admin.serve(listener));
     }
     let housekeeper = open.semel.clone();
     tokio::spawn(async move { housekeeper.housekeeping().await });
+    tokio::spawn(reload::heed(reloading, hangup));
     let accepting = tokio::spawn(listen::accept(listener, gateway.connections_max, threads, open.closing.clone()));
 
     let name = signals.next().await;
     tracing::info!(target: "semel::serve", "{name}: no longer accepting, finishing what runs");
     open.closing.begin();
+    let drain_max = terms.load().gateway.drain_max;
     accepting.await.context("the acceptor failed")?;
-    let ended = open.finish(gateway.drain_max, signals).await;
+    let ended = open.finish(drain_max, signals).await;
     stop.cancel();
     for handle in handles {
         if handle.join().is_err() {
@@ -244,8 +318,9 @@ fn refuse_loop(origin: &Origin, listening: SocketAddr) -> Result<(), ConfigError
 struct Part {
     origin: Origin,
     gateway: Gateway,
-    policy: Bytes,
-    semel: Semel,
+    terms: CurrentTerms,
+    tls: Option<Incoming>,
+    outgoing: Outgoing,
     closing: Closing,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -259,24 +334,14 @@ impl Part {
         runtime.block_on(async move {
             let gateway = &self.gateway;
             let connections_max = gateway.upstream_connections_max.div_ceil(gateway.threads);
-            let pool = Pool::new(self.origin, connections_max, gateway.upstream_idle_max, gateway.connect_max);
+            let transport = Transport::to(&self.origin, gateway.upstream_tls.server_name.as_deref(), &self.outgoing);
+            let pool =
+                Pool::new(self.origin, transport, connections_max, gateway.upstream_idle_max, gateway.connect_max);
             self.counts.watch(pool.watch());
-            let settings = Settings {
-                host: gateway.host,
-                response_header_max: gateway.response_header_max,
-                semel: self.semel.clone(),
-                tunnels: self.connections.clone(),
-            };
-            let policy = match gateway.publish_policy {
-                PublishPolicy::Admin => None,
-                PublishPolicy::Public => Some(self.policy),
-            };
             let serving = Serving {
-                cors: Arc::new(Cors::new(gateway.cors.clone(), self.semel.policy())),
-                semel: self.semel,
-                forwarding: Forwarding::new(pool.clone(), settings),
-                policy,
-                header_read_max: gateway.header_read_max,
+                forwarding: Forwarding::new(pool.clone(), self.terms.clone(), self.connections.clone()),
+                terms: self.terms,
+                tls: self.tls,
                 closing: self.closing,
                 connections: self.connections,
                 traces: self.traces,
@@ -293,8 +358,14 @@ impl Part {
 }
 
 /// A few lines for whoever started it.
-fn announce(origin: &Origin, listening: SocketAddr, admin: Option<SocketAddr>, policy: &Policy, records: &str) {
-    let mut lines = vec![format!("listening on http://{listening}, forwarding to {origin}")];
+fn announce(
+    origin: &Origin,
+    (scheme, listening): (Scheme, SocketAddr),
+    admin: Option<SocketAddr>,
+    policy: &Policy,
+    records: &str,
+) {
+    let mut lines = vec![format!("listening on {}://{listening}, forwarding to {origin}", scheme.as_str())];
     if let Some(admin) = admin {
         lines.push(format!("operators: http://{admin}/readyz, http://{admin}/.well-known/idempotency"));
     }

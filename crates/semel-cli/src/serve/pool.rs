@@ -2,15 +2,18 @@
 //!
 //! A connection is polled by the request that it carries, not by a task of its own, so that a short exchange costs no
 //! hand-over between tasks. While idle nobody polls it: whether it still lives is asked of the socket when it is taken.
+//!
+//! What left is counted below TLS: whatever of it was only encrypted is lost with the connection, and whatever the kernel
+//! took counts as the request, even where it was about TLS itself.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::tls::{Begun, Transport, Wire};
 use crate::config::Origin;
 
 /// The connections of one thread.
@@ -34,6 +38,7 @@ pub(crate) struct Pool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     origin: Origin,
+    transport: Transport,
     idle: Mutex<Vec<Idle>>,
     idle_max: Duration,
     connect_max: Duration,
@@ -59,11 +64,12 @@ pub(crate) struct Connection {
     /// For whoever waits on this connection. It runs on from one exchange to the next, since setting a timer per request
     /// costs more than one that now and then rings too early.
     pub timer: Pin<Box<Sleep>>,
+    begun: Begun,
 }
 
 /// Reads and writes a connection when polled, until it ends.
 #[derive(Debug)]
-pub(crate) struct Driver(Option<http1::Connection<TokioIo<Wire>, Body>>);
+pub(crate) struct Driver(Option<http1::Connection<TokioIo<Wire<Tap>>, Body>>);
 
 impl Driver {
     /// Goes on as far as it can; ready when the connection has ended, and from then on.
@@ -94,9 +100,16 @@ pub(crate) enum Age {
 
 impl Pool {
     /// Without connections yet; at most `connections_max` will be in use at once.
-    pub(crate) fn new(origin: Origin, connections_max: usize, idle_max: Duration, connect_max: Duration) -> Pool {
+    pub(crate) fn new(
+        origin: Origin,
+        transport: Transport,
+        connections_max: usize,
+        idle_max: Duration,
+        connect_max: Duration,
+    ) -> Pool {
         Pool(Arc::new(Shared {
             origin,
+            transport,
             idle: Mutex::default(),
             idle_max,
             connect_max,
@@ -132,8 +145,8 @@ impl Pool {
     /// An idle connection that lives, or else a new one.
     pub(crate) async fn take(&self) -> io::Result<(Box<Connection>, Age)> {
         loop {
-            let Some(idle) = self.0.idle.lock().pop() else { break };
-            if idle.since.elapsed() < self.0.idle_max && idle.connection.is_usable() {
+            let Some(mut idle) = self.0.idle.lock().pop() else { break };
+            if idle.since.elapsed() < self.0.idle_max && idle.connection.is_usable(&self.0.transport) {
                 return Ok((idle.connection, Age::Reused));
             }
         }
@@ -143,17 +156,24 @@ impl Pool {
 
     /// Makes a new connection.
     pub(crate) async fn connect(&self) -> io::Result<Box<Connection>> {
-        let address = (self.0.origin.host(), self.0.origin.port());
-        let stream = match tokio::time::timeout(self.0.connect_max, TcpStream::connect(address)).await {
-            Ok(stream) => stream?,
+        let Shared { origin, transport, connect_max, .. } = &*self.0;
+        let begun = transport.begin();
+        let connecting = async {
+            let stream = TcpStream::connect((origin.host(), origin.port())).await?;
+            stream.set_nodelay(true)?;
+            let counted =
+                Counted { stream: Mutex::new(stream), written: AtomicU64::new(0), ended: AtomicBool::new(false) };
+            let socket = Socket(Arc::new(counted));
+            let wire = transport.meet(Tap(Arc::clone(&socket.0)), &begun).await?;
+            Ok::<_, io::Error>((socket, wire))
+        };
+        let (socket, wire) = match tokio::time::timeout(*connect_max, connecting).await {
+            Ok(connected) => connected?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no connection within connect_max")),
         };
-        stream.set_nodelay(true)?;
-        let socket = Socket(Arc::new(Counted { stream: Mutex::new(stream), written: AtomicU64::new(0) }));
-        let wire = Wire(Arc::clone(&socket.0));
         let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(io::Error::other)?;
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Ok(Box::new(Connection { sender, driver: Driver(Some(driver)), socket, timer }))
+        Ok(Box::new(Connection { sender, driver: Driver(Some(driver)), socket, timer, begun }))
     }
 
     /// Keeps a connection whose exchange is over, for the next one.
@@ -190,8 +210,16 @@ impl Watch {
 }
 
 impl Connection {
-    fn is_usable(&self) -> bool {
-        self.sender.is_ready() && self.socket.is_quiet()
+    fn is_usable(&mut self, transport: &Transport) -> bool {
+        match transport {
+            Transport::Plain => {}
+            Transport::Tls(..) => {
+                // An origin may say things of TLS that are nobody's answer, such as a ticket, or that it says no more,
+                // in bytes that were read with its last answer.
+                let _ended = self.driver.poll(&mut Context::from_waker(Waker::noop()));
+            }
+        }
+        self.sender.is_ready() && self.socket.is_quiet() && transport.is_as(&self.begun)
     }
 }
 
@@ -203,6 +231,18 @@ impl Socket {
     /// Bytes that the kernel has taken so far. What is not counted has not left this process.
     pub(crate) fn written(&self) -> u64 {
         self.0.written.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing has left since that much was [written](Socket::written). If so, nothing will from now on, so that
+    /// it stays true.
+    pub(crate) fn has_sent_nothing_since(&self, written: u64) -> bool {
+        // Nobody writes meanwhile.
+        let _stream = self.0.stream.lock();
+        let nothing = self.written() == written;
+        if nothing {
+            self.0.ended.store(true, Ordering::Release);
+        }
+        nothing
     }
 
     /// Whether the other side has neither closed nor said anything that nobody asked for.
@@ -219,18 +259,24 @@ impl Socket {
 struct Counted {
     stream: Mutex<TcpStream>,
     written: AtomicU64,
+    /// Set only by who holds the stream.
+    ended: AtomicBool,
 }
 
-/// The socket as hyper reads and writes it.
+/// The socket as it is read and written, perhaps by TLS.
 #[derive(Debug)]
-pub(crate) struct Wire(Arc<Counted>);
+pub(crate) struct Tap(Arc<Counted>);
 
-impl Wire {
+impl Tap {
     fn poll_counted(
         &self,
         write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let outcome = write(Pin::new(&mut *self.0.stream.lock()));
+        let mut stream = self.0.stream.lock();
+        if self.0.ended.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let outcome = write(Pin::new(&mut stream));
         if let Poll::Ready(Ok(bytes)) = &outcome {
             self.0.written.fetch_add(*bytes as u64, Ordering::AcqRel);
         }
@@ -238,13 +284,13 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Tap {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.stream.lock()).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Tap {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_counted(|stream| stream.poll_write(cx, bytes))
     }

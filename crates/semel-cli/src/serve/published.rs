@@ -420,6 +420,7 @@ mod tests {
                     "grammar": "any",
                     "form": "lenient",
                     "attempt_suffix": "literal",
+                    "sent": "as-received",
                     "presence": "optional"
                   },
                   "fingerprint": {

@@ -93,8 +93,12 @@ impl Traces {
             .build()
             .with_context(|| format!("telemetry.otlp = \"{collector}\""))?;
         let tally = Arc::new(Tally::default());
-        let exporter =
-            Telling { exporter, collector: collector.to_string(), tally: Arc::clone(&tally), fails: AtomicBool::new(false) };
+        let exporter = Telling {
+            exporter,
+            collector: collector.to_string(),
+            tally: Arc::clone(&tally),
+            fails: AtomicBool::new(false),
+        };
         let config = BatchConfigBuilder::default()
             .with_max_queue_size(WAITING_SPANS_MAX)
             .with_max_export_batch_size(BATCH_SPANS_MAX)
@@ -324,8 +328,7 @@ pub(crate) fn send<B>(request: &mut Request<B>) -> Option<Sending> {
     received.executed.store(true, Relaxed);
     let parent = &received.own;
     let span_id = RandomIdGenerator::default().new_span_id();
-    let own =
-        SpanContext::new(parent.trace_id(), span_id, parent.trace_flags(), false, parent.trace_state().clone());
+    let own = SpanContext::new(parent.trace_id(), span_id, parent.trace_flags(), false, parent.trace_state().clone());
     request.headers_mut().insert(TRACEPARENT, traceparent(&own));
     let method = request.method().clone();
     Some(Sending { received, own, method, info, began: Began::now(), came: Came::GivenUp })

@@ -8,7 +8,7 @@ use crate::{
     guards::{TOKEN, with_operators},
     harness::{
         Act, Conn, Cut, Gate, Gateway, Origin, Reply, Request, Response, Said, assert_problem, gateway, get, post,
-        request, semel, send, until,
+        request, semel, send, until, within,
     },
 };
 
@@ -256,15 +256,23 @@ async fn e11_wherever_it_is_killed_nothing_is_settled_that_the_log_does_not_have
         let record = unknown(&origin, &gateway, &format!("k{round}"), Cut::AfterReading).await;
         let asked = by(json!({ "record": record, "outcome": "did-not-happen" }));
         let authorized = post("/v1/settle").header("Authorization", format!("Bearer {TOKEN}")).body(asked.to_string());
+        let before = std::fs::metadata(audit_file(&gateway)).unwrap().len();
         let mut operator = Conn::open(gateway.admin).await;
         operator.send(&authorized).await;
-        // From before the log is written to after the store has answered.
-        tokio::time::sleep(std::time::Duration::from_micros(800 * round)).await;
+        // At once, or as soon as the act is in the log: then the store has not been asked yet, or has not answered.
+        within("the act is in the log", async {
+            while round > 0 && std::fs::metadata(audit_file(&gateway)).unwrap().len() == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         gateway.kill9();
         gateway = gateway.restart().await;
         let is_gone = ask(&gateway, get(&format!("/v1/records/{record}"))).await.status == 404;
-        let told = audit(&gateway).iter().filter(|line| line["record"] == record).count();
-        assert!(!is_gone || told > 0, "round {round}");
+        let lines = audit(&gateway);
+        let stages: Vec<&Value> = lines.iter().filter(|line| line["record"] == record).map(|l| &l["stage"]).collect();
+        assert!(!is_gone || stages.first() == Some(&&json!("intended")), "round {round}: {stages:?}");
+        assert!(round == 0 || !stages.is_empty(), "round {round}");
     }
 }
 

@@ -85,11 +85,7 @@ impl Measured {
         Arc::clone(&self.measures)
     }
 
-    async fn of<T>(
-        &self,
-        asked: Asked,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    async fn of<T>(&self, asked: Asked, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let asked_at = Instant::now();
         let answer = answer.await;
         self.measures.took[asked as usize].record_time(asked_at.elapsed());

@@ -136,7 +136,7 @@ fn a_setting_that_says_nothing_about_the_store_is_refused() {
     check_error(
         "[gateway]\nstore = \"memory\"\n",
         &expect![[r#"
-            semel.toml:2:1: gateway.store: unknown member `store`, expected one of `listen`, `upstream`, `data`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
+            semel.toml:2:1: gateway.store: unknown member `store`, expected one of `listen`, `upstream`, `upstream_ca_file`, `upstream_client_cert_file`, `upstream_client_key_file`, `upstream_server_name`, `data`, `seal_secret_files`, `admin`, `admin_token_file`, `audit_log`, `publish_policy`, `authorize`, `host`, `log`, `log_filter`, `threads`, `connections_max`, `header_read_max`, `upstream_connections_max`, `upstream_idle_max`, `connect_max`, `response_header_max`, `drain_max`
               2 | store = "memory"
                 | ^^^^^"#]],
     );

@@ -138,7 +138,7 @@ impl Console {
             "/console/logout" => {
                 self.sessions.end(&asked.head.headers);
                 let mut answer = see("/console/login");
-                set_cookie(&mut answer, &session::no_cookie(self.transport));
+                set_cookie(&mut answer, &session::no_cookie(self.transport.of(&asked.head.headers)));
                 answer
             }
             "/console/search" => self.search(asked, fields).await,
@@ -192,7 +192,7 @@ impl Console {
         let id = self.sessions.begin(who.to_owned(), now);
         tracing::info!(target: "semel::audit", who, %from, "signed in to the console");
         let mut answer = see(to);
-        set_cookie(&mut answer, &session::cookie(&id, self.transport));
+        set_cookie(&mut answer, &session::cookie(&id, self.transport.of(&head.headers)));
         answer
     }
 

@@ -8,7 +8,8 @@ use crate::config::words as configured;
 
 impl Console {
     pub(super) fn routes(&self, asked: Asked<'_>) -> Answer {
-        let policy = self.operators.semel().policy();
+        let semel = self.operators.semel();
+        let policy = semel.policy();
         let principal: Vec<String> = policy.principal().iter().map(configured::header).collect();
         let content = html! {
             h1 { "Routes" }

@@ -76,7 +76,8 @@ impl Console {
     ///
     /// A route without variables says the path by itself.
     pub(super) fn request_fields(&self, fields: &Fields, route: &str, content: &str) -> Markup {
-        let policy = self.operators.semel().policy();
+        let semel = self.operators.semel();
+        let policy = semel.policy();
         let keys = policy.routes().iter().filter_map(|route| match &route.key {
             KeyRule::Header { name, .. } => Some(name),
             KeyRule::Member { .. } | KeyRule::Operation => None,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 
 /// How long a session lives without a page being asked for.
@@ -181,6 +181,14 @@ pub(crate) enum Transport {
     Tls,
 }
 
+impl Transport {
+    /// As the browser has it: a proxy before the admin address may speak TLS, and then the form's origin says so.
+    pub(super) fn of(self, headers: &HeaderMap) -> Transport {
+        let origin = headers.get(header::ORIGIN).map_or(b"".as_slice(), HeaderValue::as_bytes);
+        if origin.starts_with(b"https://") { Transport::Tls } else { self }
+    }
+}
+
 /// The `Set-Cookie` that begins a session (RFC 6265 section 4.1).
 pub(super) fn cookie(id: &str, transport: Transport) -> String {
     format!("{COOKIE}={id}; {}", attributes(transport))
@@ -227,8 +235,6 @@ fn secret() -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn with(cookies: &[String]) -> HeaderMap {
@@ -280,6 +286,12 @@ mod tests {
         }
         assert!(!finds(&[]) && !finds(&[format!("{COOKIE}=planted; {COOKIE}={id}")]));
         assert!(!finds(&[format!("{COOKIE}={id}"), format!("{COOKIE}=planted")]));
+        let mut headers = HeaderMap::new();
+        assert_eq!(Transport::Plain.of(&headers), Transport::Plain);
+        for (origin, transport) in [("http://127.0.0.1", Transport::Plain), ("https://semel.example", Transport::Tls)] {
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(Transport::Plain.of(&headers), transport);
+        }
         for (transport, secure) in [(Transport::Plain, false), (Transport::Tls, true)] {
             for line in [cookie(&id, transport), no_cookie(transport)] {
                 assert!(line.contains("HttpOnly; SameSite=Strict") && line.contains("Path=/console;"), "{line}");

@@ -25,10 +25,16 @@ use super::{
     records,
     session::{Asks, Operator, Sessions},
 };
-use crate::serve::operators::{
-    Operators, Which,
-    recent::Recent,
-    row::{RecordName, Row, Seconds, StampText, Standing},
+use crate::{
+    config::{Config, Flags},
+    serve::{
+        operators::{
+            Operators, Which,
+            recent::Recent,
+            row::{RecordName, Row, Seconds, StampText, Standing},
+        },
+        reload::{CurrentTerms, Terms},
+    },
 };
 
 /// The slowest that a page may be.
@@ -145,7 +151,9 @@ async fn e11_pages_of_many_records_are_quick() {
     let store: Arc<dyn Store> = Arc::new(store);
     fill(&store, count).await;
     let semel = Semel::new(Policy::preset(Preset::Ietf), Secret::from_bytes([1; 32]), store);
-    let console = Console::new(Operators::new(semel, Arc::new(Recent::default()), None), None, Transport::Plain);
+    let gateway = Config::load(None, Flags::default()).expect("nothing is a configuration").gateway;
+    let terms = CurrentTerms::new(Terms::new(semel, gateway));
+    let console = Console::new(Operators::new(terms, Arc::new(Recent::default()), None), None, Transport::Plain);
 
     let now = fastest("overview", async || console.now().await).await.0;
     let unknown = count.div_ceil(UNKNOWN_OF);

@@ -76,7 +76,7 @@ fn key(route: &RoutePolicy) -> String {
         Grammar::UuidV7 => ", a UUID of version 7".to_owned(),
     };
     match &route.key {
-        KeyRule::Header { name, grammar, form: _, presence, attempt_suffix } => {
+        KeyRule::Header { name, grammar, form: _, presence, attempt_suffix, sent: _ } => {
             let suffix = match attempt_suffix {
                 AttemptSuffix::Literal => "",
                 AttemptSuffix::Stem => " A number of the attempt at its end does not count.",

@@ -26,6 +26,8 @@ pub(crate) mod release;
 pub(crate) mod row;
 pub(crate) mod token;
 
+use super::reload::CurrentTerms;
+
 use self::{
     audit::{Act, Audit, Stage, What},
     recent::{Recent, Seen},
@@ -52,7 +54,7 @@ const TIMELINE_EVENTS_MAX: usize = 100;
 /// What operators may see and do. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Operators {
-    semel: Semel,
+    terms: CurrentTerms,
     recent: Arc<Recent>,
     audit: Option<Audit>,
 }
@@ -179,14 +181,14 @@ impl Refusal {
 }
 
 impl Operators {
-    /// Of the records of `semel`, and of what `recent` has seen. Without an audit log they only look.
-    pub(crate) fn new(semel: Semel, recent: Arc<Recent>, audit: Option<Audit>) -> Operators {
-        Operators { semel, recent, audit }
+    /// Of the records that are served on these terms, and of what `recent` has seen. Without an audit log they only look.
+    pub(crate) fn new(terms: CurrentTerms, recent: Arc<Recent>, audit: Option<Audit>) -> Operators {
+        Operators { terms, recent, audit }
     }
 
     /// Whose records they are.
-    pub(crate) fn semel(&self) -> &Semel {
-        &self.semel
+    pub(crate) fn semel(&self) -> Semel {
+        self.terms.load().semel.clone()
     }
 
     /// What this gateway has seen lately.
@@ -296,12 +298,12 @@ impl Operators {
             return refuse(Refusal::conflict("another-request", detail)).await;
         }
         let seen = stamp.map(|StampText(stamp)| stamp);
-        let swap = match self.semel.settling(&found, request.as_ref(), seen, settlement) {
+        let swap = match self.semel().settling(&found, request.as_ref(), seen, settlement) {
             Ok(swap) => swap,
             Err(why) => return refuse(unsettled(why)).await,
         };
         audit.intend(&act).await?;
-        let swapped = timeout(STORE_MAX, self.semel.store().swap(&record, &swap)).await;
+        let swapped = timeout(STORE_MAX, self.semel().store().swap(&record, &swap)).await;
         match swapped.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))) {
             Ok(Swapped::Done) => {}
             // Whoever was faster is right.
@@ -356,7 +358,7 @@ impl Operators {
         let mut act = Act { id: act_id(), what: What::Release, record, stamp, route, before, after, status, by };
         audit.intend(&act).await?;
         let head = Head { method, path, query: None, headers };
-        let (what, owner) = match timeout(STORE_MAX, self.semel.release(&head)).await {
+        let (what, owner) = match timeout(STORE_MAX, self.semel().release(&head)).await {
             Ok(Ok(Released::Guard(owner))) => ("guard", owner),
             Ok(Ok(Released::Slot(owner))) => ("slot", owner),
             Ok(Ok(Released::Nothing(why))) => {
@@ -399,7 +401,7 @@ impl Operators {
                 let (path, query) =
                     path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
                 let covered =
-                    self.semel.find(&Head { method, path, query, headers }, content).map_err(|why| match why {
+                    self.semel().find(&Head { method, path, query, headers }, content).map_err(|why| match why {
                         Unfound::NotCovered => Refusal::no_record("no route covers that request, or it has no key"),
                         Unfound::Refused(problem) => Refusal::wrong(format!(
                             "the gateway would refuse that request: {}",
@@ -442,7 +444,7 @@ impl Operators {
     }
 
     async fn load(&self, record: RecordKey) -> Result<Option<Found>, Refusal> {
-        let loaded = timeout(STORE_MAX, self.semel.store().load(&record)).await;
+        let loaded = timeout(STORE_MAX, self.semel().store().load(&record)).await;
         loaded.unwrap_or(Err(StoreError::TimedOut(STORE_MAX))).map_err(|error| Refusal::store(&error))
     }
 
@@ -452,7 +454,7 @@ impl Operators {
         after: Option<RecordKey>,
         limit: u32,
     ) -> Result<Vec<(RecordKey, Found)>, Refusal> {
-        let page = timeout(SCAN_MAX, self.semel.store().scan(kind, after, limit)).await;
+        let page = timeout(SCAN_MAX, self.semel().store().scan(kind, after, limit)).await;
         page.unwrap_or(Err(StoreError::TimedOut(SCAN_MAX))).map_err(|error| Refusal::store(&error))
     }
 }

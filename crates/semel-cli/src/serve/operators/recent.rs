@@ -205,6 +205,7 @@ impl Observer for Recent {
 
 #[cfg(test)]
 mod tests {
+    use semel::Exchanged;
     use semel_core::policy::{Policy, Preset};
 
     use super::*;
@@ -230,5 +231,37 @@ mod tests {
         tell("lost", 200);
         assert_eq!(recent.0.lock().lately.len(), 1, "what is over is forgotten");
         assert_eq!(recent.decisions(), BTreeMap::from([("completed", 1), ("lost", 1), ("replay", 3)]));
+    }
+
+    #[test]
+    fn e11_what_is_remembered_is_bounded_and_found_by_record_and_exchange() {
+        let (recent, policy) = (Recent::default(), Policy::preset(Preset::Ietf));
+        let record = |n: usize| RecordKey::from_bytes([u8::try_from(n % 200).expect("small"); RecordKey::LEN]);
+        let exchanged = |n: usize| Exchanged {
+            id: ExchangeId(n as u128),
+            record: record(n),
+            attempt: 1,
+            claim: Duration::ZERO,
+            execute: Duration::from_millis(7),
+            settle: Duration::ZERO,
+            trace: None,
+            met: None,
+        };
+        let answer = |decision, exchange| {
+            recent.answered(&Event { route: &policy.routes()[0], decision, status: 201, exchange });
+        };
+        answer("key-missing", None);
+        assert!(recent.newest(9).is_empty());
+        for n in 0..EVENTS_MAX + 3 {
+            answer("completed", Some(exchanged(n)));
+        }
+        assert_eq!(recent.decisions(), BTreeMap::from([("completed", EVENTS_MAX as u64 + 3), ("key-missing", 1)]));
+        // The first three are forgotten.
+        assert_eq!((recent.record_of(ExchangeId(2)), recent.record_of(ExchangeId(3))), (None, Some(record(3))));
+        let of_record = recent.of_record(record(7), 2);
+        let exchanges: Vec<u128> = of_record.iter().map(|seen| seen.exchange.0).collect();
+        let newest = (0..EVENTS_MAX + 3).rev().filter(|n| n % 200 == 7).map(|n| n as u128).take(2);
+        assert!(newest.eq(exchanges.into_iter().rev()), "the newest last");
+        assert_eq!((recent.newest(5).len(), &*of_record[0].route, of_record[0].execute.0.as_millis()), (5, "/*", 7));
     }
 }

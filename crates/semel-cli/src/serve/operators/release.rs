@@ -29,7 +29,7 @@ pub(super) async fn release(operators: &Operators, content: &Bytes, from: Socket
     if !path.starts_with('/') || path.contains(['?', '#']) {
         return Err(Refusal::wrong("path must start with a slash, and have no query and no fragment"));
     }
-    let headers = read_headers(&operators.semel, &headers).map_err(Refusal::wrong)?;
+    let headers = read_headers(&operators.semel(), &headers).map_err(Refusal::wrong)?;
     let method = method.map_or(Method::GET, |method| method.0);
     operators.release(method, path, headers, By { who, why, from }).await
 }

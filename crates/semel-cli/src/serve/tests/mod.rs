@@ -19,12 +19,13 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    cors::Cors,
-    forward::{Forwarding, Settings},
+    forward::Forwarding,
     listen::{self, Closing, Serving},
     pool::Pool,
+    reload::{CurrentTerms, Terms},
+    tls::Transport,
 };
-use crate::config::{self, HostRule, Origin};
+use crate::config::{Config, Flags, Origin};
 
 mod client;
 mod origin;
@@ -77,12 +78,14 @@ impl ScriptedOrigin {
 
 fn forwarding_to(origin: SocketAddr, tunnels: TaskTracker) -> Forwarding {
     let origin: Origin = format!("http://{origin}").parse().expect("an address is an origin");
-    let pool = Pool::new(origin, 64, Duration::from_secs(4), Duration::from_secs(5));
-    Forwarding::new(pool, settings(tunnels))
+    let pool = Pool::new(origin, Transport::Plain, 64, Duration::from_secs(4), Duration::from_secs(5));
+    Forwarding::new(pool, terms(), tunnels)
 }
 
-fn settings(tunnels: TaskTracker) -> Settings {
-    Settings { host: HostRule::Preserve, response_header_max: Duration::from_mins(1), semel: semel(), tunnels }
+/// The terms of a gateway without a configuration.
+pub(super) fn terms() -> CurrentTerms {
+    let gateway = Config::load(None, Flags::default()).expect("nothing is a configuration").gateway;
+    CurrentTerms::new(Terms::new(semel(), gateway))
 }
 
 fn semel() -> Semel {
@@ -102,12 +105,9 @@ impl Gateway {
         let address = listener.local_addr().expect("bound");
         let (closing, connections) = (Closing::default(), TaskTracker::new());
         let serving = Serving {
-            semel: semel(),
+            terms: terms(),
             forwarding: forwarding_to(origin.address, connections.clone()),
-            policy: None,
-            traces: None,
-            cors: Arc::new(Cors::new(config::Cors::default(), &Policy::preset(Preset::Ietf))),
-            header_read_max: Duration::from_mins(1),
+            tls: None,
             closing: closing.clone(),
             connections: connections.clone(),
             traces: None,

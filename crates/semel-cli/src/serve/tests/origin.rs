@@ -19,7 +19,10 @@ use tokio::sync::{Notify, mpsc};
 use tower::Service as _;
 
 use super::*;
-use crate::serve::{headers::Peer, pool::Age};
+use crate::{
+    config::Scheme,
+    serve::{headers::Peer, pool::Age},
+};
 
 /// What the forwarder says of a request that has no response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +48,7 @@ fn post(content: &'static str) -> Request<Body> {
 }
 
 async fn forward(forwarding: &Forwarding, request: Request<Body>) -> Response<Body> {
-    let mut forwarder = forwarding.of(Peer::new(([127, 0, 0, 1], 1).into()));
+    let mut forwarder = forwarding.of(Peer::new(([127, 0, 0, 1], 1).into(), Scheme::Http));
     let Ok(response) = tokio::time::timeout(SOON * 100, forwarder.call(request)).await.expect("an answer");
     response
 }
@@ -145,7 +148,7 @@ async fn an_idle_connection_is_asked_whether_it_lives() {
     })
     .await;
     let address = format!("http://{}", origin.address).parse().expect("an origin");
-    let pool = Pool::new(address, 64, Duration::from_secs(4), Duration::from_secs(5));
+    let pool = Pool::new(address, Transport::Plain, 64, Duration::from_secs(4), Duration::from_secs(5));
     let (mut connection, age) = pool.take().await.expect("it accepts");
     assert_eq!(age, Age::Fresh);
     // Nothing to do yet, but from now on hyper takes a request.
@@ -350,9 +353,9 @@ async fn no_more_connections_than_allowed_are_in_use() {
     })
     .await;
     let address = format!("http://{}", origin.address).parse::<Origin>().expect("an origin");
-    let pool = Pool::new(address, 1, Duration::from_secs(4), Duration::from_secs(5));
-    let forwarding = Forwarding::new(pool, settings(TaskTracker::new()));
-    let mut first = forwarding.of(Peer::new(([127, 0, 0, 1], 1).into()));
+    let pool = Pool::new(address, Transport::Plain, 1, Duration::from_secs(4), Duration::from_secs(5));
+    let forwarding = Forwarding::new(pool, terms(), TaskTracker::new());
+    let mut first = forwarding.of(Peer::new(([127, 0, 0, 1], 1).into(), Scheme::Http));
     let first = tokio::spawn(async move { first.call(post("1")).await });
     tokio::task::yield_now().await;
     // Nothing of the second left, and it says so once connect_max is over.

@@ -1,13 +1,14 @@
 //! An HTTP/1.1 client that writes exactly the bytes it is told to, and reads exactly the bytes that come back.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::within;
+use super::{stream::Stream, within};
 
 /// A request as it goes over the wire.
 #[derive(Clone, Debug)]
@@ -187,7 +188,7 @@ pub(crate) async fn try_send(to: SocketAddr, request: &Request) -> io::Result<Re
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    stream: TcpStream,
+    stream: Stream,
     unread: Vec<u8>,
     is_head: std::collections::VecDeque<HeadRequest>,
 }
@@ -208,7 +209,36 @@ impl Conn {
     pub(crate) async fn try_open(to: SocketAddr) -> io::Result<Conn> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        Ok(Conn { stream, unread: Vec::new(), is_head: std::collections::VecDeque::new() })
+        Ok(Conn::over(Stream::Plain(stream)))
+    }
+
+    /// Connects by TLS.
+    pub(crate) async fn open_tls(to: SocketAddr, client: &Arc<ClientConfig>) -> Conn {
+        within("a handshake", Conn::try_open_tls(to, client)).await.expect("a connection by TLS")
+    }
+
+    /// Connects by TLS, if the other side wants to.
+    pub(crate) async fn try_open_tls(to: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<Conn> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::IpAddress(to.ip().into());
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(client)).connect(name, stream).await?;
+        Ok(Conn::over(Stream::Tls(Box::new(stream.into()))))
+    }
+
+    fn over(stream: Stream) -> Conn {
+        Conn { stream, unread: Vec::new(), is_head: std::collections::VecDeque::new() }
+    }
+
+    /// What is below, and what was read of it.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// The certificate that the other side showed.
+    pub(crate) fn shown(&self) -> Vec<u8> {
+        let Stream::Tls(stream) = &self.stream else { panic!("not by TLS") };
+        stream.get_ref().1.peer_certificates().expect("it shows one")[0].to_vec()
     }
 
     /// Writes bytes.
@@ -240,7 +270,7 @@ impl Conn {
 
     /// Resets the connection.
     pub(crate) fn reset(self) {
-        self.stream.set_zero_linger().expect("the socket takes the option");
+        self.stream.tcp().set_zero_linger().expect("the socket takes the option");
     }
 
     /// Reads the next final response.

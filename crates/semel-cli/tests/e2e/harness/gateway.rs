@@ -18,6 +18,7 @@ use super::{Origin, Request, Response, send, until, within};
 /// How a gateway is to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    scheme: &'static str,
     origin: SocketAddr,
     folder: Arc<TempDir>,
     config: Option<String>,
@@ -33,6 +34,7 @@ const SECRET: [u8; 32] = *b"the secret of every test gateway";
 pub(crate) fn gateway(origin: &Origin) -> Setup {
     let folder = TempDir::with_prefix("semel-e2e-").expect("a temporary folder");
     Setup {
+        scheme: "http",
         origin: origin.addr,
         folder: Arc::new(folder),
         config: None,
@@ -88,6 +90,21 @@ impl Setup {
     /// With another address as its origin, where perhaps nobody listens.
     pub(crate) fn origin_at(self, origin: SocketAddr) -> Setup {
         Setup { origin, ..self }
+    }
+
+    /// With an origin that is reached by TLS.
+    pub(crate) fn https(self) -> Setup {
+        Setup { scheme: "https", ..self }
+    }
+
+    /// A folder of its own, which is gone with it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where its config file is, if it has one.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.path().join("semel.toml")
     }
 
     /// Where it keeps its data.
@@ -173,10 +190,10 @@ impl Setup {
         let mut command = Command::new("sh");
         command.args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_semel")]);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.arg("--upstream").arg(format!("http://{}", self.origin));
+        command.arg("--upstream").arg(format!("{}://{}", self.scheme, self.origin));
         command.arg("--data").arg(self.data());
         if let Some(config) = &self.config {
-            let file = self.folder.path().join("semel.toml");
+            let file = self.config_file();
             std::fs::write(&file, config).expect("the config file is written");
             command.arg("--config").arg(file);
         }

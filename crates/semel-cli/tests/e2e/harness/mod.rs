@@ -2,11 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
+mod certificates;
 mod check;
 mod client;
 mod gateway;
 mod origin;
+mod stream;
 
+pub(crate) use certificates::{Authority, Issued, replace};
 pub(crate) use check::{assert_problem, assert_replay, assert_same_reply, twice};
 pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_send};
 pub(crate) use gateway::{Gateway, Said, Setup, gateway, migrate, semel};

@@ -8,14 +8,16 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::within;
+use super::{stream::Stream, within};
 
 /// The origin. It stops when it is dropped.
 #[derive(Debug)]
@@ -268,6 +270,15 @@ impl Origin {
 
     /// The same on this port.
     pub(crate) async fn start_at(addr: SocketAddr) -> Origin {
+        Origin::listen(addr, None).await
+    }
+
+    /// The same by TLS.
+    pub(crate) async fn start_tls(tls: Arc<ServerConfig>) -> Origin {
+        Origin::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls)).await
+    }
+
+    async fn listen(addr: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Origin {
         let listener = TcpListener::bind(addr).await.expect("a free port");
         let addr = listener.local_addr().expect("a bound port");
         let state =
@@ -277,7 +288,7 @@ impl Origin {
             arrived: watch::Sender::new(0),
             hung_up: watch::Sender::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
         Origin { addr, shared, accepting }
     }
 
@@ -332,11 +343,18 @@ fn execute_writes(seen: &Seen) -> Act {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let shared = Arc::clone(&shared);
+        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
+            let stream = match tls {
+                None => Stream::Plain(stream),
+                Some(tls) => match TlsAcceptor::from(tls).accept(stream).await {
+                    Ok(stream) => Stream::Tls(Box::new(stream.into())),
+                    Err(_) => return,
+                },
+            };
             let mut serving = Serving { stream, unread: Vec::new(), shared };
             while let Ok(Next::Request) = serving.one().await {}
         });
@@ -349,7 +367,7 @@ enum Next {
 }
 
 struct Serving {
-    stream: TcpStream,
+    stream: Stream,
     unread: Vec<u8>,
     shared: Arc<Shared>,
 }
@@ -357,8 +375,11 @@ struct Serving {
 impl Serving {
     async fn one(&mut self) -> io::Result<Next> {
         if self.unread.is_empty() {
-            if self.stream.peek(&mut [0]).await? == 0 {
-                return Ok(Next::Close);
+            match &self.stream {
+                Stream::Plain(stream) if stream.peek(&mut [0]).await? == 0 => return Ok(Next::Close),
+                Stream::Plain(_) => {}
+                // What came with the end of the handshake is no longer in the kernel.
+                Stream::Tls(_) => self.fill().await?,
             }
             let cut = |act: &Act| act.cut == Cut::BeforeReading;
             let mut state = self.shared.state.lock().unwrap();
@@ -397,7 +418,7 @@ impl Serving {
     }
 
     fn reset(&mut self) -> io::Result<Next> {
-        self.stream.set_zero_linger()?;
+        self.stream.tcp().set_zero_linger()?;
         Ok(Next::Close)
     }
 
@@ -516,7 +537,7 @@ impl Serving {
         let mut nothing = [0];
         tokio::select! {
             () = gate.pass() => Ok(()),
-            _ = self.stream.peek(&mut nothing) => {
+            _ = self.stream.tcp().peek(&mut nothing) => {
                 self.shared.hung_up.send_modify(|had| *had += 1);
                 Err(io::ErrorKind::ConnectionAborted.into())
             }

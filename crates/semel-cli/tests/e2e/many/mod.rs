@@ -22,6 +22,7 @@ mod crash;
 mod expiry;
 mod guards;
 mod partition;
+mod sealed;
 mod security;
 mod storm;
 mod waiting;

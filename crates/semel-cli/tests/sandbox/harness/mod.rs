@@ -8,6 +8,9 @@ use std::{future::Future, time::Duration};
 mod client;
 mod process;
 mod sandbox;
+#[path = "../../e2e/harness/stream.rs"]
+#[allow(dead_code, reason = "the other test binary uses the rest")]
+mod stream;
 
 #[allow(unused_imports, reason = "every vendor's tests use some")]
 pub(crate) use client::{Conn, Request, Response, get, post, request, send, try_send};

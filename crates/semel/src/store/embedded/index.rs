@@ -270,3 +270,47 @@ fn low_u64(bits: u128) -> u64 {
 fn shard_of(at: Fingerprint) -> usize {
     (at.0 >> 120) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    /// Whatever was put, replaced, removed and swept: a page has what is there, and the set of open ones nothing else.
+    #[test]
+    fn e11_pages_of_what_is_not_over_have_all_of_it() {
+        const KINDS: [PhaseKind; 4] = [PhaseKind::InFlight, PhaseKind::Unknown, PhaseKind::Completed, PhaseKind::Held];
+        // A linear congruential generator (Knuth's MMIX).
+        let mut state = 7_u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        let index = Index::new();
+        for now_ms in 0..3_000_u64 {
+            let at = Fingerprint(u128::from(below(500)) << 118);
+            let kind = KINDS[usize::try_from(below(4)).expect("small")];
+            match below(10) {
+                0 => drop(index.remove(at)),
+                1 => drop(index.sweep(now_ms, 5, |_| {})),
+                _ => drop(index.put(at, Place::new(1, 0, 8, Some(kind), now_ms + below(2_000)))),
+            }
+        }
+        for kind in KINDS {
+            let mut all = Vec::new();
+            index.for_each(|at, place| all.extend((place.kind() == Some(kind)).then_some(at)));
+            all.sort_unstable();
+            let mut paged = Vec::new();
+            while let Some((last, _)) = {
+                let page = index.page(kind, paged.last().copied(), 0, 7);
+                paged.extend(page.iter().map(|(at, _)| *at));
+                page.last().copied()
+            } {
+                assert_eq!(paged.last(), Some(&last));
+            }
+            assert_eq!(paged, all, "{kind:?}");
+        }
+        let open: usize = index.shards.iter().map(|shard| shard.read().open.len()).sum();
+        let mut counted = 0;
+        index.for_each(|_, place| counted += usize::from(place.is_open()));
+        assert!(open == counted && counted > 0, "{open} of {counted}");
+    }
+}
