@@ -359,6 +359,14 @@ fn what_is_shown_reads_back() {
         key = "member"
         key_member = "/id"
         key_presence = "required"
+        on_unknown = "probe"
+        [route.probe]
+        path = "/shops/{shop}/orders?reference={key}"
+        absent = ["404", "410"]
+        member = "/0"
+        keep = "member"
+        status = 202
+        after = "2m"
         [route.guard]
         name = "one-pending"
         values = ["/a~1b", { path = "/quotes", key = "/q", member = "/m", absent = "No \"such\" quote" }]
