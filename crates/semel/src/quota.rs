@@ -55,7 +55,7 @@ struct Usage {
 impl fmt::Debug for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { limits, of } = &*self.counts.lock();
-        f.debug_struct("Quota").field("limits", limits).field("principals", &of.len()).finish()
+        f.debug_struct("Quota").field("limits", limits).field("principals", &of.len()).finish_non_exhaustive()
     }
 }
 
