@@ -9,7 +9,7 @@ use crate::{
     decide::{Decision, Rules, decide},
     fingerprint::Fingerprint,
     planted::{Bug, planted},
-    policy::Effect,
+    policy::{Effect, OnUnknown},
     record::{ExchangeId, Kept, Phase, Place, Record, Reply, Stamp},
     register::{Found, Put, Swap, Swapped},
     scope::RecordKey,
@@ -324,7 +324,7 @@ impl Exchange {
                 Executed::Replied { effect: Effect::Happened, .. } => self.on_kept(swapped, warning),
                 // Nothing was to be kept, so whoever holds the record now is no concern of this exchange.
                 executed if !planted(Bug::FencedIgnoresRelease) => {
-                    self.end(match (own(&executed, attempt, warning), swapped) {
+                    self.end(match (own(&self.rules, &executed, attempt, warning), swapped) {
                         // Freed with a lost answer and claimed anew, or taken over and perhaps executed by another: from
                         // here the two look alike.
                         (Answer::Own { status: Some(KeyStatus::Released), warning }, Swapped::Found(_))
@@ -337,7 +337,7 @@ impl Exchange {
                 }
                 executed => match swapped {
                     Swapped::Found(found) => self.fenced(&found, warning),
-                    Swapped::Done | Swapped::Absent => self.end(own(&executed, attempt, warning)),
+                    Swapped::Done | Swapped::Absent => self.end(own(&self.rules, &executed, attempt, warning)),
                 },
             },
             State::Looking { .. } | State::Waiting | State::Executing | State::Probing(_) | State::Over => {
@@ -409,7 +409,7 @@ impl Exchange {
             {
                 self.end(Answer::Own { status: Some(KeyStatus::Unkept), warning })
             }
-            State::Settling { executed, attempt, warning } => self.end(own(&executed, attempt, warning)),
+            State::Settling { executed, attempt, warning } => self.end(own(&self.rules, &executed, attempt, warning)),
             State::Waiting | State::Executing | State::Probing(_) | State::Over => {
                 unreachable!("the store was not asked")
             }
@@ -700,12 +700,11 @@ impl Exchange {
         }
     }
 
-    /// The origin was asked, and it is still unknown: unlike elsewhere, asking again later helps.
+    /// The origin was asked, and it is still unknown.
     fn refuse_probed(&mut self, age: Duration) -> Step {
         let left = self.rules.probe_after.saturating_sub(age).as_millis().div_ceil(1000);
         let seconds = u32::try_from(left).unwrap_or(u32::MAX).max(RETRY_AFTER_SECONDS);
-        let told = Problem { retry_after: Some(seconds), ..problem(ProblemType::OutcomeUnknown).detail(PROBED_DETAIL) };
-        self.end(Answer::Refuse(told))
+        self.end(Answer::Refuse(unknown_until_asked(seconds)))
     }
 
     fn refuse(&mut self, kind: ProblemType) -> Step {
@@ -723,14 +722,17 @@ impl Exchange {
 }
 
 /// What an execution is told that left nothing to replay.
-fn own(executed: &Executed, attempt: u32, warning: Option<Warning>) -> Answer {
+fn own(rules: &Rules, executed: &Executed, attempt: u32, warning: Option<Warning>) -> Answer {
     match executed {
         Executed::Replied { effect: Effect::None, .. } if attempt == 1 => {
             Answer::Own { status: Some(KeyStatus::Released), warning }
         }
         Executed::Replied { .. } => Answer::Own { status: Some(KeyStatus::Unknown), warning },
         Executed::NotSent => Answer::Refuse(problem(ProblemType::OriginUnavailable)),
-        Executed::Unknown => Answer::Lost(problem(ProblemType::OutcomeUnknown)),
+        Executed::Unknown => Answer::Lost(match rules.on_unknown {
+            OnUnknown::Refuse | OnUnknown::Reexecute | OnUnknown::ForwardKey => problem(ProblemType::OutcomeUnknown),
+            OnUnknown::Probe => unknown_until_asked(RETRY_AFTER_SECONDS),
+        }),
     }
 }
 
@@ -745,8 +747,14 @@ fn problem(kind: ProblemType) -> Problem {
     Problem { retry_after, ..Problem::new(kind) }
 }
 
-/// What is told instead of the words of `outcome-unknown`, which advise against another try.
-const PROBED_DETAIL: &str = "The request was sent to the origin and no reply was recorded. The origin was asked what became of it, and its answer does not settle that yet. Repeat this request with the same key after the seconds in Retry-After: the origin is asked again. It was not sent again.";
+/// An unknown outcome where the origin is asked: unlike elsewhere, another try helps.
+fn unknown_until_asked(retry_after_seconds: u32) -> Problem {
+    let told = Problem::new(ProblemType::OutcomeUnknown).detail(UNTIL_ASKED);
+    Problem { retry_after: Some(retry_after_seconds), ..told }
+}
+
+/// The words for that.
+const UNTIL_ASKED: &str = "The request was sent to the origin and no reply was recorded, so the effect may or may not have happened. Repeat this request with the same key after the seconds in Retry-After: the origin is then asked what became of it, and the request is not sent again before that is known.";
 
 /// The value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -756,7 +764,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::policy::{OnCompleted, OnExpired, OnMismatch, OnUnknown};
+    use crate::policy::{OnCompleted, OnExpired, OnMismatch};
 
     const RULES: Rules = Rules {
         on_unknown: OnUnknown::Reexecute,
@@ -852,6 +860,53 @@ mod tests {
         let step = exchange.on_swapped(Swapped::Absent);
         assert!(asks(&step), "{step:?}");
         assert!(refused(exchange.on_swapped(Swapped::Done)));
+    }
+
+    const GUARD: RecordKey = RecordKey::from_bytes([9; RecordKey::LEN]);
+
+    /// A request that finds an unknown outcome under its key, at this age and under a guard, and asks the origin.
+    fn asking(age: Duration) -> Exchange {
+        let rules = Rules { on_unknown: OnUnknown::Probe, probe_after: Duration::from_secs(70), ..RULES };
+        let Swapped::Found(mut found) = taken_over(Phase::Unknown) else { panic!("that is what it makes") };
+        (found.age, found.record.guard) = (age, Some(GUARD));
+        let mut exchange = open(rules);
+        let Step::Probe = exchange.on_swapped(Swapped::Found(found)) else {
+            panic!("an unknown outcome is asked about")
+        };
+        exchange
+    }
+
+    #[test]
+    fn what_a_probe_finds_is_kept_under_the_guard_that_was_held() {
+        let mut exchange = asking(Duration::ZERO);
+        let kept = Kept::Omitted { status: 201 };
+        let Step::Swap { swap, .. } = exchange.on_probed(Probed::Found(kept.clone())) else { panic!("it is kept") };
+        let put = swap.put.expect("a record");
+        assert_eq!(
+            (put.record.guard, put.record.attempt, swap.expect.map(|stamp| stamp.exchange)),
+            (Some(GUARD), 2, Some(ExchangeId(2)))
+        );
+        assert_eq!(put.record.phase, Phase::Completed { kept, replay_for: RULES.replay_for });
+        let Step::Answer(Answer::Refuse(told)) = exchange.on_swapped(Swapped::Done) else {
+            panic!("it has no reply to tell")
+        };
+        assert_eq!((told.kind, told.original_status), (ProblemType::ReplyGone, Some(201)));
+    }
+
+    #[test]
+    fn absence_is_believed_once_nothing_can_arrive_and_never_under_another_guard() {
+        for (age, says, retry_after) in
+            [(10, Probed::Absent, Some(60)), (70, Probed::Undecided, Some(1)), (70, Probed::Absent, None)]
+        {
+            let mut exchange = asking(Duration::from_secs(age));
+            let mut step = exchange.on_probed(says);
+            if let Step::Swap { swap: Swap { expect: None, put: None }, .. } = step {
+                let Swapped::Found(found) = taken_over(Phase::Unknown) else { panic!("that is what it makes") };
+                step = exchange.on_swapped(Swapped::Found(Found { age: Duration::from_secs(age), ..found }));
+            }
+            let Step::Answer(Answer::Refuse(told)) = step else { panic!("{age}: {step:?}") };
+            assert_eq!((told.kind, told.retry_after), (ProblemType::OutcomeUnknown, retry_after), "{age}");
+        }
     }
 
     #[test]

@@ -118,6 +118,12 @@ impl Pointer {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// To what it is a member of; `None`: to the whole content.
+    pub(crate) fn parent(&self) -> Option<Pointer> {
+        let (parent, _) = self.0.rsplit_once('/').expect("a pointer begins with a slash");
+        (!parent.is_empty()).then(|| Pointer(parent.to_owned()))
+    }
 }
 
 impl std::str::FromStr for Pointer {

@@ -447,7 +447,7 @@ impl Problem {
             status: status.as_u16(),
             detail: self.detail_text(),
             code: self.kind.code(),
-            retryable: self.kind.retryable(),
+            retryable: self.kind.retryable() || self.retry_after.is_some(),
             original_status: self.original_status,
             conflicting_resource: self.resource.as_deref(),
         };

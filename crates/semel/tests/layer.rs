@@ -1,10 +1,16 @@
 //! The layer around an in-process handler, on a clock that the tests own.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says what failed")]
-use std::{convert::Infallible, sync::Arc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use semel::{
     Body,
@@ -141,6 +147,53 @@ async fn routes_that_declare_it_execute_an_unknown_outcome_again() {
         world.send(post("k"), created).await.assert_replay_of("charged");
         assert_eq!(world.effects(), 2);
     }
+}
+
+/// Answers a question with this, and charges otherwise.
+fn asked(status: StatusCode, content: &'static str) -> impl Fn(Request<Body>) -> Ready<Response<Body>> + Clone {
+    move |request| {
+        let is_question = request.method() == http::Method::GET;
+        let (status, content) = if is_question { (status, content) } else { (StatusCode::CREATED, "charged") };
+        let mut response = Response::new(Body::full(content));
+        *response.status_mut() = status;
+        ready(response)
+    }
+}
+
+#[tokio::test]
+async fn k03_h25_a_service_is_asked_what_it_did() {
+    let world = World::probing();
+    world.send(post("k"), status(500)).await;
+    world.send(post("k"), asked(StatusCode::OK, "found")).await.assert_replay_of("found");
+    world.send(post("k"), created).await.assert_replay_of("found");
+    // The handler was called to charge, and to be asked.
+    assert_eq!(world.effects(), 2);
+}
+
+#[tokio::test]
+async fn k03_absence_is_believed_when_nothing_can_arrive_any_more() {
+    let world = World::probing();
+    world.send(post("k"), status(500)).await;
+    world.clock.advance(Duration::from_millis(69_999));
+    let early = world.send(post("k"), asked(StatusCode::NOT_FOUND, "")).await;
+    assert_eq!((early.status, early.header("retry-after")), (StatusCode::CONFLICT, Some("1")), "{early:?}");
+    world.clock.advance(Duration::from_millis(1));
+    let told = world.send(post("k"), asked(StatusCode::NOT_FOUND, "")).await;
+    assert_eq!((told.status, told.header("idempotent-replayed")), (StatusCode::CREATED, None), "{told:?}");
+    world.send(post("k"), created).await.assert_replay_of("charged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn k03_a_question_that_is_not_answered_or_panics_decides_nothing() {
+    let world = World::probing();
+    world.send(post("k"), status(500)).await;
+    world.clock.advance(Duration::from_secs(1_000));
+    for _ in 0..2 {
+        let silent = world.send(post("k"), |_| std::future::pending()).await;
+        assert_eq!((silent.status, silent.header("retry-after")), (StatusCode::CONFLICT, Some("1")), "{silent:?}");
+    }
+    let panics = |_| -> Ready<Response<Body>> { panic!("on purpose") };
+    assert_eq!(world.send(post("k"), panics).await.status, StatusCode::CONFLICT);
 }
 
 #[tokio::test]

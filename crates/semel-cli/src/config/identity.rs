@@ -54,6 +54,17 @@ pub(crate) enum IdentitySource {
     ClientCertificate,
 }
 
+impl IdentitySource {
+    /// In a word, where it is not headers.
+    pub(crate) fn instead_of_headers(&self) -> Option<&'static str> {
+        match self {
+            IdentitySource::Headers => None,
+            IdentitySource::Jwt(_) => Some("jwt"),
+            IdentitySource::ClientCertificate => Some("client-certificate"),
+        }
+    }
+}
+
 /// Which tokens are accepted, and what of them counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct JwtConfig {

@@ -213,16 +213,8 @@ handshake_max = "10s"                         # a client may take from connectin
 fn identity(page: &mut Page<'_>, identity: &IdentityConfig) {
     let path = |path: &std::path::Path| text(&path.display().to_string());
     page.table("[identity]");
-    let source = match &identity.source {
-        IdentitySource::Headers => "headers",
-        IdentitySource::Jwt(_) => "jwt",
-        IdentitySource::ClientCertificate => "client-certificate",
-    };
-    page.set(
-        "source",
-        text(source),
-        "who asks: headers: those of principal; jwt: a verified token; client-certificate",
-    );
+    let source = identity.source.instead_of_headers().unwrap_or("headers");
+    page.set("source", text(source), "who asks: headers: those of principal; jwt: a verified token; client-certificate");
     page.maybe(
         "mapping_file",
         identity.mapping_file.as_deref().map(path),

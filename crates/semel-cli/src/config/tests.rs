@@ -172,7 +172,7 @@ fn an_unknown_member_is_told_with_the_nearest_known_one() {
     check_error(
         "[routes]\npath = \"/a\"\n",
         &expect![[r#"
-            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `tls`, `cors`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
+            semel.toml:1:2: did you mean `route`? unknown member `routes`, expected one of `gateway`, `tls`, `cors`, `identity`, `quota`, `store`, `telemetry`, `preset`, `principal`, `documentation`, `defaults`, `route`
               1 | [routes]
                 |  ^^^^^^"#]],
     );
@@ -311,6 +311,22 @@ fn what_is_shown_reads_back() {
         connect_max = "250ms"
         response_header_max = "90m"
         drain_max = "1h"
+        [identity]
+        source = "jwt"
+        mapping_file = "/etc/semel/principals.toml"
+        [identity.jwt]
+        header = "X-Token"
+        issuer = "https://login.example.com/"
+        audience = ["https://api.example.com", "b"]
+        algorithms = ["PS512", "EdDSA"]
+        jwks_url = "https://login.example.com/keys?x=1"
+        jwks_refresh = "1m 1s"
+        claim = "/org/id"
+        leeway = "0s"
+        [quota]
+        live_keys_max = 12
+        window = "1h"
+        principals_max = 13
         [defaults]
         execution_max = "1ms"
         [[route]]
@@ -343,6 +359,14 @@ fn what_is_shown_reads_back() {
         key = "member"
         key_member = "/id"
         key_presence = "required"
+        on_unknown = "probe"
+        [route.probe]
+        path = "/shops/{shop}/orders?reference={key}"
+        absent = ["404", "410"]
+        member = "/0"
+        keep = "member"
+        status = 202
+        after = "2m"
         [route.guard]
         name = "one-pending"
         values = ["/a~1b", { path = "/quotes", key = "/q", member = "/m", absent = "No \"such\" quote" }]
@@ -367,6 +391,7 @@ fn what_is_shown_reads_back() {
         let shown = show(&config);
         let again = read(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}"));
         assert_eq!(again.gateway, config.gateway);
+        assert_eq!((&again.identity, again.quota), (&config.identity, config.quota));
         // Statuses of problems become explicit; everything else is equal.
         let comparable = |text: &str| text.lines().skip(4).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(comparable(&show(&again)), comparable(&shown));
@@ -429,6 +454,24 @@ fn every_setting_is_shown() {
         # client_certificate = "required"               # none; optional: checked where one is shown; required
         # reload_every = "10s"                          # the files are looked at, and used once they have changed
         # handshake_max = "10s"                         # a client may take from connecting to the end of the handshake
+
+        [identity]
+        source = "headers"                              # who asks: headers: those of principal; jwt: a verified token; client-certificate
+        # mapping_file = ""                             # not set: a file that gives several credentials one principal, for rotation
+        # [identity.jwt]                                # for source = "jwt"
+        # header = "Authorization"                      # has the token, after the word Bearer
+        # issuer = "https://login.example.com/"         # whose tokens are accepted: the claim iss
+        # audience = ["https://api.example.com"]        # for whom they must be, one of these: the claim aud; []: they have none
+        # algorithms = ["RS256", "ES256"]               # how they may be signed
+        # jwks_url = "https://login.example.com/keys"   # where the issuer's public keys are fetched; or jwks_file, hmac_secret_file
+        # jwks_refresh = "5m"                           # how often they are
+        # claim = "/sub"                                # a JSON Pointer: the claim that names the caller
+        # leeway = "60s"                                # this clock and the issuer's may differ
+
+        [quota]
+        live_keys_max = 0                               # fresh keys of one principal within the window; 0: any
+        window = "24h"                                  # a key counts from its first execution
+        principals_max = 100000                         # that are counted at once
 
         [cors]
         origins = []                                    # web pages that may read the gateway's own problems and kept replies, such as "https://app.example.com"
@@ -512,6 +555,9 @@ fn every_setting_is_shown() {
         guard-incomplete = { status = 400 }             # The request does not say what its guard compares
         too-late = { status = 412 }                     # The request is too old to be told apart from a repetition
         origin-unavailable = { status = 502 }           # The origin cannot be reached
+        unauthenticated = { status = 401 }              # Who is asking could not be verified
+        identity-unavailable = { status = 503 }         # Who is asking cannot be verified at the moment
+        quota-exceeded = { status = 429 }               # Too many new operations of this caller
 
         # A route may ask the origin what became of a request whose outcome is unknown; none does here.
         # [route.probe]                                 # with on_unknown = "probe": the origin is asked with GET

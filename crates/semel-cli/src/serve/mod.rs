@@ -116,7 +116,7 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     let (_, outgoing) = reloading.tls();
     let quota = Arc::new(Quota::new(config.quota));
     let semel = reload::with_terms(base.clone(), &config, &quota, &outgoing);
-    let terms = CurrentTerms::new(Terms::new(semel, gateway.clone()));
+    let terms = CurrentTerms::new(Terms::new(semel, gateway.clone()).telling(&config.identity));
     reloading.join(Arc::clone(&identity).into_check());
     reloading.join_terms(&terms, &base, &quota);
     drop(base);
@@ -264,6 +264,9 @@ async fn serve(
     let admin = listening_to_operators.as_ref().map(|(_, address)| *address);
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     announce(origin, (scheme, listening), admin, open.semel.policy(), records);
+    if identity.is_of_headers() && open.semel.policy().principal().is_empty() {
+        let _nobody_reads = writeln!(std::io::stderr(), "semel: {NO_PRINCIPAL}");
+    }
     if let Some((listener, _)) = listening_to_operators {
         let metrics = Metrics::new(Sources {
             counts: observing.counts.clone(),
@@ -375,6 +378,10 @@ impl Part {
     }
 }
 
+/// Told where nothing tells callers apart.
+const NO_PRINCIPAL: &str = "warning: no principal header (principal = []), so all callers share one key space: \
+                            a caller who learns or guesses a key is told the reply of another";
+
 /// A few lines for whoever started it.
 fn announce(
     origin: &Origin,
@@ -389,13 +396,6 @@ fn announce(
     }
     lines.push(records.to_owned());
     lines.extend(policy.routes().iter().map(|route| in_words(route)));
-    if policy.principal().is_empty() {
-        lines.push(
-            "warning: no principal header (principal = []), so all callers share one key space: \
-             a caller who learns or guesses a key is told the reply of another"
-                .to_owned(),
-        );
-    }
     let mut out = std::io::stderr().lock();
     for line in lines {
         let _nobody_reads = writeln!(out, "semel: {line}");

@@ -19,11 +19,18 @@ const VERSION: u32 = 1;
 
 /// The document, as JSON.
 pub(crate) fn document(policy: &Policy) -> String {
+    document_where(policy, None)
+}
+
+/// The same where `caller` says in a word what tells callers apart instead of headers.
+pub(crate) fn document_where(policy: &Policy, caller: Option<&'static str>) -> String {
+    let headers = if caller.is_some() { &[] } else { policy.principal() };
     let document = Document {
         version: VERSION,
         documentation: policy.documentation(),
         scope: Scope {
-            principal_headers: policy.principal().iter().map(words::header).collect(),
+            principal_headers: headers.iter().map(words::header).collect(),
+            principal: caller,
             operation: ["method", "route", "path"],
         },
         routes: policy.routes().iter().map(|route| Route::of(route)).collect(),
@@ -47,6 +54,9 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Scope {
     principal_headers: Vec<String>,
+    /// What tells callers apart where headers do not: `jwt`, `client-certificate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<&'static str>,
     operation: [&'static str; 3],
 }
 
@@ -476,12 +486,14 @@ mod tests {
                   "problems": {
                     "guard-held": 409,
                     "guard-incomplete": 400,
+                    "identity-unavailable": 503,
                     "in-flight": 409,
                     "key-invalid": 400,
                     "key-missing": 400,
                     "key-reused": 422,
                     "origin-unavailable": 502,
                     "outcome-unknown": 409,
+                    "quota-exceeded": 429,
                     "reply-gone": 409,
                     "request-incomplete": 400,
                     "request-timeout": 408,
@@ -490,7 +502,8 @@ mod tests {
                     "resource-id-reused": 409,
                     "slot-taken": 409,
                     "store-unavailable": 503,
-                    "too-late": 412
+                    "too-late": 412,
+                    "unauthenticated": 401
                   }
                 }
               ]

@@ -18,7 +18,7 @@ use super::{
     published,
     tls::{self, Incoming, Manner, Outgoing, Stamps},
 };
-use crate::config::{Config, ConfigError, Flags, Gateway, Place, RELOAD_EVERY, Scheme};
+use crate::config::{Config, ConfigError, Flags, Gateway, IdentityConfig, Place, RELOAD_EVERY, Scheme};
 
 /// What requests are served by: the policy, and limits. A reload exchanges it as a whole, and whatever runs keeps what it
 /// began with.
@@ -40,6 +40,12 @@ impl Terms {
         let document = Bytes::from(published::document(semel.policy()));
         let cors = Arc::new(Cors::new(gateway.cors.clone(), semel.policy()));
         Terms { semel, gateway, document, cors }
+    }
+
+    /// The same, where the document says how callers are told apart.
+    pub(crate) fn telling(self, identity: &IdentityConfig) -> Terms {
+        let document = published::document_where(self.semel.policy(), identity.source.instead_of_headers());
+        Terms { document: Bytes::from(document), ..self }
     }
 }
 
@@ -104,7 +110,8 @@ impl Reloading {
         let quota = Arc::clone(quota);
         self.join(Box::new(move |config| {
             let semel = with_terms(base.with_policy(config.policy.clone()), config, &quota, &outgoing);
-            let (terms, current) = (Arc::new(Terms::new(semel, config.gateway.clone())), current.clone());
+            let terms = Arc::new(Terms::new(semel, config.gateway.clone()).telling(&config.identity));
+            let current = current.clone();
             let (quota, limits) = (Arc::clone(&quota), config.quota);
             Ok(Box::new(move || {
                 quota.change(limits);

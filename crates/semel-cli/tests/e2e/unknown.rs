@@ -77,8 +77,9 @@ fn order(key: &str) -> Request {
 }
 
 /// Unlike where nobody asks the origin, another try may fare better.
-fn assert_still_unknown(answer: &Response) {
-    assert_eq!((answer.status, answer.code().as_str()), (409, "outcome-unknown"), "{answer:?}");
+fn assert_unknown(answer: &Response, status: u16) {
+    assert_eq!((answer.status, answer.code().as_str()), (status, "outcome-unknown"), "{answer:?}");
+    assert_eq!(answer.json()["retryable"], true);
     assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
 }
 
@@ -94,7 +95,7 @@ fn executions(origin: &Origin) -> usize {
 #[tokio::test]
 async fn k04_h25_what_the_origin_finds_is_replayed_for_ever_after() {
     let (_, origin, gateway) = probed(commits_and_resets).await;
-    assert_problem(&gateway.send(&order("a/b")).await, 502, "outcome-unknown");
+    assert_unknown(&gateway.send(&order("a/b")).await, 502);
     let retry = gateway.send(&order("a/b")).await;
     assert_eq!((retry.status, retry.text()), (201, r#"{"order":1}"#), "{retry:?}");
     assert_eq!(retry.header("idempotent-replayed"), Some("true"));
@@ -121,11 +122,11 @@ async fn k17_the_probe_has_the_callers_credentials_and_nothing_else_of_the_reque
 #[tokio::test]
 async fn k03_what_the_origin_has_not_is_executed_once_it_can_no_longer_arrive() {
     let (orders, origin, gateway) = probed(|_, _| Act::cut(Cut::AfterReading)).await;
-    assert_problem(&gateway.send(&order("k")).await, 502, "outcome-unknown");
+    assert_unknown(&gateway.send(&order("k")).await, 502);
     origin.always(orders.with(commits));
     // Asked at once, the origin says the truth of that moment, and it is not believed.
     let early = gateway.send(&order("k")).await;
-    assert_still_unknown(&early);
+    assert_unknown(&early, 409);
     let mut told = early;
     until("absence is believed", async || {
         told = gateway.send(&order("k")).await;
@@ -143,8 +144,8 @@ async fn k03_a_request_that_is_late_has_its_effect_once() {
     let (orders, origin, gateway) = probed(|_, _| Act::cut(Cut::AfterReading)).await;
     let (gate, late) = (Gate::new(), orders.clone());
     origin.next(Act::refuse(Reply::json(500, "{}")).held(&gate));
-    assert_problem(&gateway.send(&order("k")).await, 504, "outcome-unknown");
-    assert_still_unknown(&gateway.send(&order("k")).await);
+    assert_unknown(&gateway.send(&order("k")).await, 504);
+    assert_unknown(&gateway.send(&order("k")).await, 409);
     // Now it has happened, and whoever asks next is told.
     late.0.lock().unwrap().insert("k".to_owned(), r#"{"order":"late"}"#.to_owned());
     gate.open();
@@ -172,7 +173,7 @@ async fn k17_an_origin_that_does_not_say_leaves_it_unknown() {
         // Past `after` as well, so that nothing but an answer counts.
         until("several were refused", async || {
             let refused = gateway.send(&order("k")).await;
-            assert_still_unknown(&refused);
+            assert_unknown(&refused, 409);
             asked() >= 40
         })
         .await;
@@ -261,7 +262,7 @@ async fn k04_an_address_that_answers_with_a_list_is_read_by_a_member() {
     });
     let gateway = gateway(&origin).config(&toml).start().await;
     gateway.send(&order("a&b=c")).await;
-    assert_still_unknown(&gateway.send(&order("a&b=c")).await);
+    assert_unknown(&gateway.send(&order("a&b=c")).await, 409);
     *items.lock().unwrap() = r#"[ {"id":7, "amount":1.10} ]"#.to_owned();
     let told = gateway.send(&order("a&b=c")).await;
     assert_eq!((told.status, told.text()), (201, r#"{"id":7, "amount":1.10}"#));
@@ -303,7 +304,7 @@ async fn k03_an_origin_that_deduplicates_is_sent_one_spelling_of_the_key() {
 async fn k03_a_key_that_no_path_can_hold_is_never_asked_about() {
     let (_, origin, gateway) = probed(commits_and_resets).await;
     gateway.send(&order("..")).await;
-    assert_still_unknown(&gateway.send(&order("..")).await);
+    assert_unknown(&gateway.send(&order("..")).await, 409);
     assert_eq!(questions(&origin).len(), 0);
     assert_eq!(gateway.send(&get("/orders/by-key/k")).await.status, 404, "others ask as ever");
 }

@@ -74,7 +74,12 @@ impl ProbeRule {
         let Some(document) = Document::read(content) else { return Shown::Undecided };
         let Ok(value) = document.find(pointer) else { return Shown::Undecided };
         match value {
-            None | Some(Value::Null) => Shown::Absent,
+            // A list that is not there, since the origin calls it something else today, is no empty list.
+            None => match pointer.parent().map_or(Ok(Some(&Value::Null)), |parent| document.find(&parent)) {
+                Ok(Some(Value::Array(_) | Value::Object(_) | Value::Null)) => Shown::Absent,
+                Ok(None | Some(Value::Bool(_) | Value::Number(_) | Value::String(_))) | Err(_) => Shown::Undecided,
+            },
+            Some(Value::Null) => Shown::Absent,
             Some(Value::String(text)) if text.is_empty() => Shown::Absent,
             Some(Value::Array(items)) if items.is_empty() => Shown::Absent,
             Some(Value::Object(members)) if members.is_empty() => Shown::Absent,
@@ -324,5 +329,108 @@ impl RoutePolicy {
         let values: Vec<(&str, &str)> =
             values.chain(bound.iter().map(|(name, value)| (*name, value.as_str()))).collect();
         probe.path.fill(&values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn where_the_origin_is_asked() {
+        let table = [
+            ("/orders/{key}", "o-1"),
+            ("/orders/{key}", "a/b c%?#&"),
+            ("/orders?reference={key}&shop={shop}", "a&b=c+d"),
+            ("/shops/{shop}/orders/x{key}y", "1"),
+            ("/orders/{key}", ".."),
+            ("/orders/{key}", "."),
+            ("/orders?of={key}", ".."),
+            ("/orders/{key}/", ""),
+            ("/{unbound}/{key}", "1"),
+        ];
+        let filled = table.map(|(path, key)| {
+            let path: ProbePath = path.parse().unwrap();
+            let target = path.fill(&[("key", key), ("shop", "caf\u{e9} 7")]);
+            format!("{} {key:?}: {}\n", path.as_str(), target.as_deref().unwrap_or("nobody is asked"))
+        });
+        expect![[r#"
+            /orders/{key} "o-1": /orders/o-1
+            /orders/{key} "a/b c%?#&": /orders/a%2Fb%20c%25%3F%23%26
+            /orders?reference={key}&shop={shop} "a&b=c+d": /orders?reference=a%26b%3Dc%2Bd&shop=caf%C3%A9%207
+            /shops/{shop}/orders/x{key}y "1": /shops/caf%C3%A9%207/orders/x1y
+            /orders/{key} "..": nobody is asked
+            /orders/{key} ".": nobody is asked
+            /orders?of={key} "..": /orders?of=..
+            /orders/{key}/ "": nobody is asked
+            /{unbound}/{key} "1": nobody is asked
+        "#]].assert_eq(&filled.concat());
+    }
+
+    #[test]
+    fn what_an_answer_shows() {
+        let rule = |member: Option<&str>| ProbeRule {
+            path: "/o/{key}".parse().unwrap(),
+            shows: Effects::new(&["2xx".parse().unwrap()], &["404".parse().unwrap()], &[]).unwrap(),
+            member: member.map(|pointer| pointer.parse().unwrap()),
+            keep: if member.is_some() { Keep::Member } else { Keep::Content },
+            status: None,
+            probe_max: PROBE_MAX,
+            after: PROBE_MAX,
+        };
+        let mut out = String::new();
+        for status in [200, 204, 302, 401, 404, 410, 429, 500] {
+            writeln!(out, "{status}: {:?}", rule(None).shown_by_status(status)).unwrap();
+        }
+        for (pointer, content) in [
+            ("/items/0", r#"{"items":[ {"amount" : 1.10, "n":9007199254740993} ]}"#),
+            ("/items/0", r#"{"items":[]}"#),
+            ("/items/0", r#"{"items":null}"#),
+            ("/items", r#"{"items":{}}"#),
+            ("/items", "{}"),
+            ("/items/0", r#"{"results":[{}]}"#),
+            ("/items/0", r#"{"items":"none"}"#),
+            ("/0/id", r#"[{"id":""}]"#),
+            ("/0/id", r#"[{"id":0}]"#),
+            ("/a~1b/c", r#"{"a/b":{"c":false}}"#),
+            // What cannot be read, or read in one way only, proves nothing.
+            ("/id", r#"{"id":1,"id":2}"#),
+            ("/id", r#"{"id":1"#),
+            ("/id", ""),
+            ("/id", "<html>"),
+        ] {
+            let rule = rule(Some(pointer));
+            let kept = rule.kept_of(content.as_bytes()).map(String::from_utf8_lossy);
+            let shown = rule.shown_by_content(content.as_bytes());
+            let kept = kept.filter(|_| shown == Shown::Found).unwrap_or_default();
+            writeln!(out, "{pointer} of {content}: {shown:?} {kept}").unwrap();
+        }
+        assert_eq!(rule(None).shown_by_content(b"<html>"), Shown::Found);
+        expect![[r#"
+            200: Found
+            204: Found
+            302: Undecided
+            401: Undecided
+            404: Absent
+            410: Undecided
+            429: Undecided
+            500: Undecided
+            /items/0 of {"items":[ {"amount" : 1.10, "n":9007199254740993} ]}: Found {"amount" : 1.10, "n":9007199254740993}
+            /items/0 of {"items":[]}: Absent 
+            /items/0 of {"items":null}: Absent 
+            /items of {"items":{}}: Absent 
+            /items of {}: Absent 
+            /items/0 of {"results":[{}]}: Undecided 
+            /items/0 of {"items":"none"}: Undecided 
+            /0/id of [{"id":""}]: Absent 
+            /0/id of [{"id":0}]: Found 0
+            /a~1b/c of {"a/b":{"c":false}}: Found false
+            /id of {"id":1,"id":2}: Undecided 
+            /id of {"id":1: Undecided 
+            /id of : Undecided 
+            /id of <html>: Undecided 
+        "#]].assert_eq(&out);
     }
 }

@@ -166,6 +166,30 @@ fn mistakes() {
         "\n[[route]]\nresource = \"orders/{key}\"",
         "\n[[route]]\nresource = \"/orders?id={key}\"",
         "\n[[route]]\nresource = \"/orders/{key}/*\"",
+        // Probes, and keys that an origin is to know again.
+        "\n[[route]]\non_unknown = \"probe\"",
+        "\n[[route]]\n[route.probe]\npath = \"/o/{key}\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\nfound = [\"200\"]",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"o/{key}\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key} \"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{}\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o\"",
+        "\n[[route]]\npath = \"/p/{id}\"\non_unknown = \"probe\"\n[route.probe]\npath = \"/p/{ip}/{key}\"",
+        "\n[[route]]\npath = \"/p/{id}\"\nkey = \"operation\"\non_unknown = \"probe\"\n[route.probe]\npath = \"/p/{key}\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nabsent = [\"200\"]",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nabsent = []",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nabsent = [\"4xx\", \"503\"]",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nstatus = 404",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nkeep = \"member\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nmember = \"id\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nprobe_max = \"0s\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nafter = \"34s\"",
+        "\n[[route]]\non_unknown = \"probe\"\nunknown_for = \"60s\"\n[route.probe]\npath = \"/o/{key}\"",
+        "\n[[route]]\non_unknown = \"probe\"\n[route.probe]\npath = \"/o/{key}\"\nmethod = \"POST\"",
+        "\n[[route]]\non_unknown = \"forward-key\"\nkey_sent = \"as-received\"",
+        "\n[[route]]\nkey_sent = \"hashed\"",
+        "\n[defaults.probe]\npath = \"/o/{key}\"",
         "\n[[route]]\npath = \"/shops/{shop}\"\nresource = \"/shops/{shops}/{key}\"",
         "[[route]]\npath = \"/a\"\n\n[[route]]\npath = \"/b\"\nmethods = []",
         "\n[defaults]\npath = \"/a\"",
@@ -306,6 +330,52 @@ fn mistakes() {
           line 2: `resource` must be a path such as "/orders/{key}": the path template "/orders?id={key}" must not hold a query or fragment; the query always counts in the fingerprint
         [[route]] ; resource = "/orders/{key}/*"
           line 2: `resource` must be a path such as "/orders/{key}": it must not end with *
+        [[route]] ; on_unknown = "probe"
+          line 2: `on_unknown = "probe"` needs [route.probe], which says where the origin tells what it did: path = "/orders/by-key/{key}"
+        [[route]] ; [route.probe] ; path = "/o/{key}"
+          line 2: [route.probe] needs `on_unknown = "probe"`
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; found = ["200"]
+          line 4: missing field `path`
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "o/{key}"
+          line 5: the path of a probe, such as "/orders/by-key/{key}", must start with a slash; found "o/{key}"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key"
+          line 5: the path of a probe, such as "/orders/by-key/{key}", has a brace too many; found "/o/{key"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key} "
+          line 5: the path of a probe, such as "/orders/by-key/{key}", may hold the characters of a path and a query, and {name}; found "/o/{key} "
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{}"
+          line 5: the path of a probe, such as "/orders/by-key/{key}", has a variable without a name; found "/o/{}"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o"
+          line 2: the path of a probe must name what it asks for by {key}; found "/o"
+        [[route]] ; path = "/p/{id}" ; on_unknown = "probe" ; [route.probe] ; path = "/p/{ip}/{key}"
+          line 2: the path of a probe has no value for {ip} on the route "/p/{id}"; found "/p/{ip}/{key}"
+        [[route]] ; path = "/p/{id}" ; key = "operation" ; on_unknown = "probe" ; [route.probe] ; path = "/p/{key}"
+          line 2: the path of a probe has no value for {key} on the route "/p/{id}"; found "/p/{key}"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; absent = ["200"]
+          line 2: a status shows either `found` or `absent`, not both
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; absent = []
+          line 2: a probe needs a status for `found` and one for `absent`, such as ["200"] and ["404"]
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; absent = ["4xx", "503"]
+          line 2: a 5xx says nothing of what happened: leave it out of `found` and `absent`
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; status = 404
+          line 2: `status` must be one that means that it happened (see effect_happened), found 404
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; keep = "member"
+          line 2: `keep = "member"` needs `member`, a JSON Pointer such as "/items/0"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; member = "id"
+          line 6: expected a JSON Pointer (RFC 6901) such as "/orderId", found "id"
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; probe_max = "0s"
+          line 2: `probe_max` must be more than zero
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; after = "34s"
+          line 2: `after` must be at least `execution_max` + `grace`, or a request could arrive after it was taken for lost
+        [[route]] ; on_unknown = "probe" ; unknown_for = "60s" ; [route.probe] ; path = "/o/{key}"
+          line 2: `after` must be less than `unknown_for`, or an unknown outcome would be forgotten before it is settled
+        [[route]] ; on_unknown = "probe" ; [route.probe] ; path = "/o/{key}" ; method = "POST"
+          line 6: unknown field `method`, expected one of `path`, `found`, `absent`, `member`, `keep`, `status`, `probe_max`, `after`
+        [[route]] ; on_unknown = "forward-key" ; key_sent = "as-received"
+          line 2: `key_sent` must be "bare" or "quoted" where the origin is to know a key again (on_unknown): clients write one key in several ways, and the origin would take them for several keys
+        [[route]] ; key_sent = "hashed"
+          line 3: unknown variant `hashed`, expected one of `as-received`, `bare`, `quoted`
+        [defaults.probe] ; path = "/o/{key}"
+          line 2: `probe` belongs to a [[route]], not to [defaults]
         [[route]] ; path = "/shops/{shop}" ; resource = "/shops/{shops}/{key}"
           line 2: `resource` must be a path such as "/orders/{key}": {shops} is no variable of the route's path "/shops/{shop}"
         [[route]] ; path = "/a" ;  ; [[route]] ; path = "/b" ; methods = []
@@ -506,4 +576,18 @@ fn the_guide_to_guards_is_right() {
         assert!(!policy.routes()[0].releases.is_empty());
     }
     assert_eq!(examples.len(), 2);
+}
+
+#[test]
+fn the_examples_of_ways_out_of_unknown_are_right() {
+    let rule = |text: &str| {
+        let policy = read(text).unwrap_or_else(|refused| panic!("line {}: {}", refused.line, refused.message));
+        policy.routes()[0].probe.clone()
+    };
+    assert!(rule(include_str!("../../../../docs/guide/examples/probe.toml")).is_some());
+    assert!(rule(include_str!("../../../../docs/guide/examples/forward-key.toml")).is_none());
+    let guide = include_str!("../../../../docs/guide/unknown.md");
+    for example in ["examples/probe.toml", "examples/forward-key.toml"] {
+        assert!(guide.contains(example), "the guide shows {example}");
+    }
 }

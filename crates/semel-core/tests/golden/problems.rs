@@ -33,7 +33,7 @@ fn the_content_of_every_problem() {
 fn a_problem_with_everything() {
     let problem = Problem { original_status: Some(201), retry_after: Some(1), ..Problem::new(ProblemType::ReplyGone) };
     let problem = problem.detail("A \"quoted\" word,\nand another line.");
-    expect![[r#"{"type":"urn:semel:problem:reply-gone","title":"This was done, and its reply is no longer kept","status":410,"detail":"A \"quoted\" word,\nand another line.","code":"reply-gone","retryable":false,"original_status":201}"#]].assert_eq(&problem.to_json(StatusCode::GONE));
+    expect![[r#"{"type":"urn:semel:problem:reply-gone","title":"This was done, and its reply is no longer kept","status":410,"detail":"A \"quoted\" word,\nand another line.","code":"reply-gone","retryable":true,"original_status":201}"#]].assert_eq(&problem.to_json(StatusCode::GONE));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use semel::transaction::Transactional;
+use semel::{core::policy::PolicyDocument, transaction::Transactional};
 use sqlx::{
     Sqlite,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
@@ -48,4 +48,14 @@ async fn a_transaction_that_sqlite_itself_rolled_back_costs_no_connection() {
     }
     world.order("k", 201).await.assert_own(201, None);
     assert_eq!(world.effects().await, 1);
+}
+
+#[tokio::test]
+#[should_panic(expected = "the route /charges has `on_unknown = \"probe\"`, which the transactional mode has no use for")]
+async fn k03_a_policy_that_probes_is_refused() {
+    let route = "path = \"/charges\"\non_unknown = \"probe\"\n[probe]\npath = \"/charges/{key}\"";
+    let routes = vec![toml::Spanned::new(0..0, toml::from_str(route).unwrap())];
+    let policy = PolicyDocument { routes, ..PolicyDocument::default() }.build().unwrap();
+    let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:").unwrap();
+    let _ = Transactional::<Sqlite>::new(policy, secret(), pool);
 }

@@ -50,6 +50,14 @@ impl World {
         World::with(policy(defaults), |memory| memory)
     }
 
+    /// A route whose service is asked about unknown outcomes.
+    pub fn probing() -> World {
+        let route = "path = \"/charges\"\non_unknown = \"probe\"\n[probe]\npath = \"/charges/{key}\"";
+        let settings: RouteSettings = toml::from_str(route).unwrap();
+        let routes = vec![toml::Spanned::new(0..0, settings)];
+        World::with(PolicyDocument { routes, ..PolicyDocument::default() }.build().unwrap(), |memory| memory)
+    }
+
     /// Under a preset.
     pub fn preset(preset: Preset) -> World {
         World::with(Policy::preset(preset), |memory| memory)

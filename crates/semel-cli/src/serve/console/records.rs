@@ -184,7 +184,7 @@ pub(super) fn unknown_table(rows: &[Row]) -> Markup {
                             td data-label="Since" { (for_people(row.age.0)) }
                             td data-label="Whose" { @match &row.principal { Some(label) => code { (label) }, None => "not said" } }
                             td class="number" data-label="Attempt" { (row.attempt) }
-                            td data-label="Exchange" { a data-row href=(path_of(row.record)) { code { (row.exchange) } } }
+                            td data-label="Exchange" { a data-row href=(path_of(row.record)) { (in_halves(&row.exchange.to_string())) } }
                             td { (settle_links(row)) }
                         }
                     }
@@ -192,6 +192,12 @@ pub(super) fn unknown_table(rows: &[Row]) -> Markup {
             }
         }
     }
+}
+
+/// An exchange id that may go on two lines: who made it, and which of theirs it is.
+fn in_halves(exchange: &str) -> Markup {
+    let (maker, number) = exchange.split_at(exchange.len() / 2);
+    html! { code { (maker) wbr; (number) } }
 }
 
 fn route_of(row: &Row) -> &str {

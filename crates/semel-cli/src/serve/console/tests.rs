@@ -20,7 +20,7 @@ use semel_core::{
 use tokio::task::JoinSet;
 
 use super::{
-    Console, Transport,
+    Console, Transport, overview,
     page::{self, Fields, Place},
     records,
     session::{Asks, Operator, Sessions},
@@ -157,7 +157,8 @@ async fn e11_pages_of_many_records_are_quick() {
 
     let now = fastest("overview", async || console.now().await).await.0;
     let unknown = count.div_ceil(UNKNOWN_OF);
-    let told = if unknown < 1_000 { format!(">{unknown}<") } else { ">1000 or more<".to_owned() };
+    let counted = u64::from(overview::COUNTED_MAX);
+    let told = if unknown < counted { format!(">{unknown}<") } else { format!(">{counted} or more<") };
     assert!(now.contains(&told), "{told} in {now}");
     let none = Fields::default();
     let list = fastest("unknown", async || console.unknown_list(&none).await).await.expect("a list").0;

@@ -81,6 +81,11 @@ impl Identity {
         fetched.keep().await;
     }
 
+    /// Whether headers say who asks.
+    pub(crate) fn is_of_headers(&self) -> bool {
+        matches!(self.0.read().source, Finding::Headers)
+    }
+
     /// Whether it can tell who asks.
     pub(crate) fn is_ready(&self) -> bool {
         match &self.0.read().source {
