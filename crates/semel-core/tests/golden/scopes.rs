@@ -137,3 +137,32 @@ fn secrets_and_principals_are_not_printed() {
     let admission = admit(&policy, &head, Duration::ZERO);
     assert!(!format!("{admission:?}").contains("hunter2"));
 }
+
+/// A caller is never somebody whom headers name, or a caller of another kind, whatever they are called (SC1).
+#[test]
+fn sc01_callers_of_every_kind_are_apart() {
+    use semel_core::scope::Caller;
+    let secret = Secret::from_bytes(SECRET);
+    let claim = |issuer: &str, claim: &str, value: &str| Caller::Claim {
+        issuer: issuer.to_owned(),
+        claim: claim.to_owned(),
+        value: value.to_owned(),
+    };
+    let callers = [
+        Caller::Named("acme".to_owned()),
+        Caller::Certificate("acme".to_owned()),
+        claim("", "", "acme"),
+        claim("i", "/sub", "acme"),
+        claim("j", "/sub", "acme"),
+        claim("i", "/org", "acme"),
+        claim("i", "/sub", "\"acme\""),
+        claim("i/sub", "", "acme"),
+    ];
+    let mut principals: Vec<Principal> = callers.iter().map(|caller| Principal::of_caller(&secret, caller)).collect();
+    principals
+        .extend(["named", "claim", "certificate"].map(|name| Principal::of(&secret, [(name, Some(&b"acme"[..]))])));
+    for (n, one) in principals.iter().enumerate() {
+        assert!(principals.iter().skip(n + 1).all(|other| other != one), "{n}");
+    }
+    assert!(Principal::of_caller(&secret, &callers[0]) == principals[0]);
+}
