@@ -483,7 +483,7 @@ impl GatewaySettings {
 
     /// All defaults of `[gateway]` are here and nowhere else.
     fn build(self, cors: Cors) -> Result<Gateway, String> {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = |count: Option<CountText>, default| count.map_or(default, |count| count.0);
         let seconds = |duration: Option<PositiveText>, default| {
             duration.map_or(Duration::from_secs(default), |duration| duration.0)
@@ -507,7 +507,7 @@ impl GatewaySettings {
             host: self.host.unwrap_or(HostRule::Preserve),
             log: self.log.unwrap_or(LogForm::Text),
             log_filter: self.log_filter.unwrap_or_else(|| "info".to_owned()),
-            threads: self.threads.map_or_else(cores, |count| count.0),
+            threads: self.threads.map_or_else(threads, |count| count.0),
             connections_max: count(self.connections_max, 8_192),
             header_read_max: seconds(self.header_read_max, 60),
             upstream_connections_max: count(self.upstream_connections_max, 1_024),

@@ -270,7 +270,7 @@ fn main() -> ExitCode {
         Command::Store(command) => store(command),
         Command::Records(records) => records::run(*records),
         Command::Secret(SecretCommand::New { file }) => semel::mint_secret(&file).map(|()| SUCCESS).map_err(Into::into),
-        Command::Ready(args) => ready::run(args).map(|()| SUCCESS),
+        Command::Ready(args) => ready::run(&args).map(|()| SUCCESS),
         Command::Init(init) => init::run(&init).map(|()| SUCCESS),
         Command::Config(command) => config(command),
     };

@@ -31,7 +31,7 @@ pub(crate) struct Ready {
 }
 
 /// Asks, and prints what was answered.
-pub(crate) fn run(args: Ready) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Ready) -> anyhow::Result<()> {
     let gateway = GatewaySettings { admin: args.admin, ..GatewaySettings::default() };
     let config = Config::load(args.config.as_deref(), Flags { gateway, ..Flags::default() })?;
     let Some(mut admin) = config.gateway.admin else {

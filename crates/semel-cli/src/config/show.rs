@@ -214,7 +214,11 @@ fn identity(page: &mut Page<'_>, identity: &IdentityConfig) {
     let path = |path: &std::path::Path| text(&path.display().to_string());
     page.table("[identity]");
     let source = identity.source.instead_of_headers().unwrap_or("headers");
-    page.set("source", text(source), "who asks: headers: those of principal; jwt: a verified token; client-certificate");
+    page.set(
+        "source",
+        text(source),
+        "who asks: headers: those of principal; jwt: a verified token; client-certificate",
+    );
     page.maybe(
         "mapping_file",
         identity.mapping_file.as_deref().map(path),

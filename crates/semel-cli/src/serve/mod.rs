@@ -122,11 +122,11 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     drop(base);
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
-    let operating =
-        Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
+    let operators = Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity));
+    let operating = Operating { identity, operators, token };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let serving = serve(&gateway, &origin, terms, operating, identity, observing, &words, (reloading, hangup));
+    let serving = serve(&gateway, &origin, terms, operating, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
@@ -137,8 +137,9 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     ended
 }
 
-/// Who looks and acts by hand.
+/// Who asks, and who looks and acts by hand.
 struct Operating {
+    identity: Arc<Identity>,
     operators: Operators,
     token: Option<Token>,
 }
@@ -224,8 +225,7 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     terms: CurrentTerms,
-    Operating { operators, token }: Operating,
-    identity: Arc<Identity>,
+    Operating { operators, token, identity }: Operating,
     observing: Observing,
     records: &str,
     (reloading, hangup): (Reloading, Signal),

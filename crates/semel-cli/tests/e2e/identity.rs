@@ -238,7 +238,7 @@ async fn sc08_an_unknown_key_is_fetched_at_once_and_not_for_everybody_who_invent
 
 fn digest_of(credential: &str) -> String {
     let digest = digest(&SHA256, credential.as_bytes());
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     format!("\"sha256:{hex}\"")
 }
 

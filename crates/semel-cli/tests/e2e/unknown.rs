@@ -156,7 +156,8 @@ async fn k03_a_request_that_is_late_has_its_effect_once() {
 
 #[tokio::test]
 async fn k17_an_origin_that_does_not_say_leaves_it_unknown() {
-    let says: [(&str, fn() -> Act); 4] = [
+    type Says = fn() -> Act;
+    let says: [(&str, Says); 4] = [
         ("an error", || Act::refuse(Reply::json(500, "{}"))),
         ("another status", || Act::refuse(Reply::json(403, "{}"))),
         ("a lost connection", || Act::cut(Cut::AfterReading)),

@@ -366,7 +366,8 @@ mod tests {
             /orders?of={key} "..": /orders?of=..
             /orders/{key}/ "": nobody is asked
             /{unbound}/{key} "1": nobody is asked
-        "#]].assert_eq(&filled.concat());
+        "#]]
+        .assert_eq(&filled.concat());
     }
 
     #[test]

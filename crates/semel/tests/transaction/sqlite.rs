@@ -51,7 +51,9 @@ async fn a_transaction_that_sqlite_itself_rolled_back_costs_no_connection() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "the route /charges has `on_unknown = \"probe\"`, which the transactional mode has no use for")]
+#[should_panic(
+    expected = "the route /charges has `on_unknown = \"probe\"`, which the transactional mode has no use for"
+)]
 async fn k03_a_policy_that_probes_is_refused() {
     let route = "path = \"/charges\"\non_unknown = \"probe\"\n[probe]\npath = \"/charges/{key}\"";
     let routes = vec![toml::Spanned::new(0..0, toml::from_str(route).unwrap())];
