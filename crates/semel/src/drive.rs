@@ -121,8 +121,7 @@ pub(crate) async fn drive<F>(
     state: &State,
     observer: Option<&dyn Observer>,
     covered: &Covered,
-    (guard, fresh): (Guard, Fresh),
-    mut reserved: Option<Reserved>,
+    (guard, fresh, mut reserved): (Guard, Fresh, Option<Reserved>),
     mut tell: oneshot::Sender<(Told, Exchanged)>,
     handling: Handling<impl FnOnce(u32, ExchangeId) -> F>,
 ) where

@@ -446,7 +446,7 @@ where
         };
         let Shared { store, state, observer, .. } = &*driving;
         let handling = Handling { execute, probe };
-        drive(store, state, observer.as_deref(), &covered, (guard, fresh), reserved, tell, handling).await;
+        drive(store, state, observer.as_deref(), &covered, (guard, fresh, reserved), tell, handling).await;
     });
     shared.state.running.spawn(exchange);
     let Ok((told, exchanged)) = told.await else {

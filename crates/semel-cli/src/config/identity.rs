@@ -49,7 +49,7 @@ pub(crate) enum IdentitySource {
     /// The headers that the policy names, as they are.
     Headers,
     /// A claim of a token that is verified here.
-    Jwt(JwtConfig),
+    Jwt(Box<JwtConfig>),
     /// The certificate that the client showed to the gateway.
     ClientCertificate,
 }
@@ -198,7 +198,7 @@ impl IdentitySettings {
         let source = match (self.source.unwrap_or(SourceText::Headers), self.jwt) {
             (SourceText::Headers, None) => IdentitySource::Headers,
             (SourceText::ClientCertificate, None) => IdentitySource::ClientCertificate,
-            (SourceText::Jwt, Some(settings)) => IdentitySource::Jwt(settings.build()?),
+            (SourceText::Jwt, Some(settings)) => IdentitySource::Jwt(Box::new(settings.build()?)),
             (SourceText::Jwt, None) => {
                 return Err("identity.source = \"jwt\" needs [identity.jwt] with issuer and jwks_url, jwks_file or \
                             hmac_secret_file"

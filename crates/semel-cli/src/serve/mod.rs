@@ -123,10 +123,10 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
     // Without a token there are no operators, and nothing to write down.
     let audit = token.as_ref().map(|_| Audit::open(&gateway.audit_log())).transpose()?;
     let operating =
-        Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token };
+        Operating { operators: Operators::new(terms.clone(), recent, audit).knowing(Arc::clone(&identity)), token, identity };
     let traces = Traces::start(&telemetry)?;
     let observing = Observing { counts, measures, telemetry, traces: traces.clone() };
-    let serving = serve(&gateway, &origin, terms, operating, identity, observing, &words, (reloading, hangup));
+    let serving = serve(&gateway, &origin, terms, operating, observing, &words, (reloading, hangup));
     let ended = runtime.block_on(serving);
     // Nothing uses the store any more, so that this closes it: the next start reads less.
     runtime.shutdown_timeout(LINGER_MAX);
@@ -141,6 +141,7 @@ pub(crate) fn run(file: Option<PathBuf>, flags: Flags) -> anyhow::Result<Ended> 
 struct Operating {
     operators: Operators,
     token: Option<Token>,
+    identity: Arc<Identity>,
 }
 
 /// Who counts.
@@ -224,8 +225,7 @@ async fn serve(
     gateway: &Gateway,
     origin: &Origin,
     terms: CurrentTerms,
-    Operating { operators, token }: Operating,
-    identity: Arc<Identity>,
+    Operating { operators, token, identity }: Operating,
     observing: Observing,
     records: &str,
     (reloading, hangup): (Reloading, Signal),

@@ -47,7 +47,7 @@ struct Rules {
 #[derive(Debug)]
 enum Finding {
     Headers,
-    Jwt(JwtConfig, KeysNow),
+    Jwt(Box<JwtConfig>, KeysNow),
     ClientCertificate,
 }
 
