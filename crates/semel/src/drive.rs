@@ -53,6 +53,16 @@ const STORE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the caller waits for a settle that the store does not confirm, before the true reply is told as unkept.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// On which terms a key may be claimed.
+pub(crate) struct Claiming {
+    /// The guard that goes with it.
+    pub guard: Guard,
+    /// Whether a key without a record may be.
+    pub fresh: Fresh,
+    /// The place in the caller's quota that it takes, where there is one.
+    pub reserved: Option<Reserved>,
+}
+
 /// What the driver may do at the origin.
 pub(crate) struct Handling<E> {
     /// Executes, at most once.
@@ -121,12 +131,13 @@ pub(crate) async fn drive<F>(
     state: &State,
     observer: Option<&dyn Observer>,
     covered: &Covered,
-    (guard, fresh, mut reserved): (Guard, Fresh, Option<Reserved>),
+    claiming: Claiming,
     mut tell: oneshot::Sender<(Told, Exchanged)>,
     handling: Handling<impl FnOnce(u32, ExchangeId) -> F>,
 ) where
     F: Future<Output = Execution>,
 {
+    let Claiming { guard, fresh, mut reserved } = claiming;
     let Handling { execute, mut probe } = handling;
     let State { waiters, giving_back, .. } = state;
     let key = covered.record_key;

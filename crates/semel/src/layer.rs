@@ -36,7 +36,7 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{Body, BoxError},
-    drive::{CLAIM_PATIENCE, Execution, GIVING_BACK_MAX, Handling, LostCause, Told, drive, look, report},
+    drive::{CLAIM_PATIENCE, Claiming, Execution, GIVING_BACK_MAX, Handling, LostCause, Told, drive, look, report},
     effect::{Lost, NotSent},
     event::{Answered, Both, Event, Observer, Passed},
     observe::{Released, Watched, release_by_operator},
@@ -445,8 +445,9 @@ where
             execute(inner, request, route, ExecutionInfo { exchange, attempt })
         };
         let Shared { store, state, observer, .. } = &*driving;
+        let claiming = Claiming { guard, fresh, reserved };
         let handling = Handling { execute, probe };
-        drive(store, state, observer.as_deref(), &covered, (guard, fresh, reserved), tell, handling).await;
+        drive(store, state, observer.as_deref(), &covered, claiming, tell, handling).await;
     });
     shared.state.running.spawn(exchange);
     let Ok((told, exchanged)) = told.await else {

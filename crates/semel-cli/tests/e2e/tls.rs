@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -346,8 +346,8 @@ async fn a_kept_connection_by_tls_that_the_origin_closes_is_not_the_clients_trou
 }
 
 /// An origin that asks for new keys (RFC 8446 section 4.6.3) after its first answer on a connection, says that it says no
-/// more after its second, and never closes. Tells of every connection, and of every answer when all of that is said.
-async fn talkative_origin(authority: &Authority) -> (SocketAddr, mpsc::UnboundedReceiver<Said>) {
+/// more after its second, both once it may, and never closes. Tells of every connection, and when all of that is said.
+async fn talkative_origin(authority: &Authority, may: Arc<Notify>) -> (SocketAddr, mpsc::UnboundedReceiver<Said>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, acceptor) = (listener.local_addr().unwrap(), TlsAcceptor::from(authority.server().shown_by_server()));
     let (tell, told) = mpsc::unbounded_channel();
@@ -364,6 +364,8 @@ async fn talkative_origin(authority: &Authority) -> (SocketAddr, mpsc::Unbounded
                     request.push(stream.read_u8().await.unwrap());
                 }
                 stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                stream.flush().await.unwrap();
+                may.notified().await;
                 let (_, session) = stream.get_mut();
                 match answer {
                     0 => session.refresh_traffic_keys().unwrap(),
@@ -387,7 +389,8 @@ enum Said {
 #[tokio::test]
 async fn what_an_origin_says_of_tls_is_nobodys_answer_and_its_end_is_the_end() {
     let (authority, elsewhere) = (Authority::new(), Origin::start().await);
-    let (addr, mut told) = talkative_origin(&authority).await;
+    let may = Arc::new(Notify::new());
+    let (addr, mut told) = talkative_origin(&authority, Arc::clone(&may)).await;
     let more = "upstream_idle_max = \"60s\"\n";
     let gateway = trusting(gateway(&elsewhere).origin_at(addr), &authority, more).start().await;
     let mut conn = Conn::open(gateway.addr).await;
@@ -396,6 +399,7 @@ async fn what_an_origin_says_of_tls_is_nobodys_answer_and_its_end_is_the_end() {
         conn.send(&post("/orders").key(&n.to_string())).await;
         let answer = conn.response().await;
         assert_eq!(answer.status, 204, "{answer:?}");
+        may.notify_one();
         while heard.iter().filter(|said| **said == Said::Answered).count() <= n {
             heard.push(within("the origin has said it all", told.recv()).await.unwrap());
         }
@@ -433,12 +437,16 @@ async fn who_an_origin_must_be_is_exchanged_with_its_file() {
     let (old, new) = (Authority::new(), Authority::new());
     let origin = Origin::start_tls(old.server().shown_by_server()).await;
     let gateway = to_https(&old, &origin, "upstream_idle_max = \"60s\"\n").await;
-    assert_eq!(gateway.send(&post("/orders").key("a")).await.status, 201);
+    // One client connection is served by one thread, which has one kept connection.
+    let mut conn = Conn::open(gateway.addr).await;
+    conn.send(&post("/orders").key("a")).await;
+    assert_eq!(conn.response().await.status, 201);
     replace(gateway.setup.folder(), "ca.pem", &new.pem());
     gateway.signal("HUP");
     until("it is read", async || gateway.log().contains("reloaded: certificates")).await;
     // The kept connection is of the old authority, and is not used again.
-    assert_problem(&gateway.send(&post("/orders").key("b")).await, 502, "origin-unavailable");
+    conn.send(&post("/orders").key("b")).await;
+    assert_problem(&conn.response().await, 502, "origin-unavailable");
     replace(gateway.setup.folder(), "ca.pem", &old.pem());
     gateway.signal("HUP");
     until("it is read", async || gateway.log().matches("reloaded: certificates").count() == 2).await;

@@ -106,7 +106,7 @@ impl Console {
         }
         let fields = match self.fields(content).await {
             Ok(fields) => fields,
-            Err(answer) => return answer,
+            Err((status, words)) => return sorry(status, &words),
         };
         if !operator.form.is(fields.text("form")) {
             let words =
@@ -149,8 +149,9 @@ impl Console {
         }
     }
 
-    async fn fields(&self, content: Incoming) -> Result<Fields, Answer> {
-        let wrong = |status, words: &str| Err(sorry(status, &format!("{words} Nothing was done.")));
+    /// What a form says; or the status and the words of the answer.
+    async fn fields(&self, content: Incoming) -> Result<Fields, (StatusCode, String)> {
+        let wrong = |status, words: &str| Err((status, format!("{words} Nothing was done.")));
         match timeout(FORM_READ_MAX, Limited::new(content, FORM_BYTES_MAX).collect()).await {
             Ok(Ok(content)) => Fields::read(&content.to_bytes())
                 .or_else(|why| wrong(StatusCode::BAD_REQUEST, &format!("This is no form of the console: {why}."))),
@@ -174,7 +175,7 @@ impl Console {
         }
         let fields = match self.fields(content).await {
             Ok(fields) => fields,
-            Err(answer) => return answer,
+            Err((status, words)) => return sorry(status, &words),
         };
         let to = destination(&fields);
         if !token.matches(fields.text("token").as_bytes()) {

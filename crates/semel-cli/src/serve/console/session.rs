@@ -257,9 +257,16 @@ mod tests {
         let second = Duration::from_secs(1);
 
         let idle = begin("ada");
-        assert_eq!(who(&idle, Asks::ForAPage, SESSION_IDLE_MAX - second).as_deref(), Some("ada"));
-        assert_eq!(who(&idle, Asks::ByItself, SESSION_IDLE_MAX * 2 - second * 2).as_deref(), Some("ada"));
-        assert_eq!(who(&idle, Asks::ForAPage, SESSION_IDLE_MAX * 2 - second), None, "a poll is no sign of life");
+        assert_eq!(who(&idle, Asks::ForAPage, SESSION_IDLE_MAX.saturating_sub(second)).as_deref(), Some("ada"));
+        assert_eq!(
+            who(&idle, Asks::ByItself, (SESSION_IDLE_MAX * 2).saturating_sub(second * 2)).as_deref(),
+            Some("ada")
+        );
+        assert_eq!(
+            who(&idle, Asks::ForAPage, (SESSION_IDLE_MAX * 2).saturating_sub(second)),
+            None,
+            "a poll is no sign of life"
+        );
 
         let busy = begin("ada");
         let mut at = Duration::ZERO;
@@ -327,7 +334,7 @@ mod tests {
         assert_eq!(sessions.must_wait(guesser, start), Some(WRONG_WITHIN));
         assert_eq!(sessions.must_wait(other, start), None);
         assert_eq!(sessions.must_wait(guesser, start + WRONG_WITHIN), None);
-        for last in 0..ADDRESSES_MAX as u32 {
+        for last in 0..u32::try_from(ADDRESSES_MAX).expect("it fits") {
             sessions.was_wrong(IpAddr::from(last.to_be_bytes()), start + Duration::from_secs(1));
         }
         assert!(sessions.wrong.lock().len() <= ADDRESSES_MAX);
