@@ -213,11 +213,11 @@ mod tests {
         let at = |hours: u32| HOUR * hours + Duration::from_mins(30);
         assert_eq!([0, 0, 5].map(|hour| quota.take(&a, at(hour))), [Ok(0), Ok(0), Ok(5)]);
         // The two of the first hour leave it together.
-        assert_eq!(quota.take(&a, at(6)), Err(HOUR * 24 - at(6)));
+        assert_eq!(quota.take(&a, at(6)), Err(Duration::from_mins(17 * 60 + 30)));
         assert_eq!(quota.take(&b, at(6)), Ok(6));
         assert_eq!(quota.take(&a, at(23)), Err(Duration::from_mins(30)));
         assert_eq!([24, 24].map(|hour| quota.take(&a, at(hour))), [Ok(24), Ok(24)]);
-        assert_eq!(quota.take(&a, at(25)), Err(HOUR * 29 - at(25)));
+        assert_eq!(quota.take(&a, at(25)), Err(Duration::from_mins(3 * 60 + 30)));
         // A long silence forgets everything.
         assert_eq!(quota.take(&a, at(1_000)), Ok(1_000));
         assert_eq!(quota.counts.lock().of[&a].live(), 1);
