@@ -8,6 +8,7 @@ use std::{
 use super::{Server, Store, for_each};
 use crate::harness::{
     Act, Cut, Gateway, Origin, Reply, Request, Response, Setup, assert_problem, assert_replay, gateway, post, semel,
+    until,
 };
 
 const KEY: &str = "key-of-nobody-else-1f3a";
@@ -256,7 +257,7 @@ async fn thieves_and_rotation(place: &impl Place) {
     let gone = gateway.send(&payment(KEY)).await;
     assert_problem(&gone, 409, "reply-gone");
     assert_eq!(gone.json()["original_status"], 201);
-    assert!(gateway.log().contains("none of the sealing secrets"), "{}", gateway.log());
+    until("it is logged", async || gateway.log().contains("none of the sealing secrets")).await;
     let told = held(&gateway).await;
     assert!(told.status >= 400, "{told:?}");
     assert_eq!(told.header("location"), None);
