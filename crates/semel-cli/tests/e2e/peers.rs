@@ -409,10 +409,12 @@ async fn peers_23_a_store_that_dies_after_the_effect_does_not_free_the_key() {
 
 #[tokio::test]
 async fn peers_24_a_damaged_record_is_never_taken_for_none() {
-    let (origin, mut gateway) = configured("").await;
-    let mark = "mark-of-the-kept-reply";
-    origin.next(Act::reply(Reply::json(201, &format!("{{\"{mark}\":1}}"))));
-    gateway.send(&post("/orders").key("k")).await;
+    // Of a record the route is all that can be found: its reply is sealed.
+    let mark = "/mark-of-the-record";
+    let toml = format!("[[route]]\npath = \"{mark}\"\nmethods = [\"POST\"]\n[[route]]\npath = \"/orders\"\n");
+    let (origin, mut gateway) = configured(&toml).await;
+    origin.next(Act::reply(Reply::json(201, &"1".repeat(200))));
+    assert_eq!(gateway.send(&post(mark).key("k")).await.status, 201);
     // Records behind it, so that the damage is in the middle and not at a torn end.
     for n in 0..20 {
         gateway.send(&post("/orders").key(&format!("after-{n}"))).await;
@@ -421,13 +423,14 @@ async fn peers_24_a_damaged_record_is_never_taken_for_none() {
     let mut damaged = 0;
     for file in files(&gateway.setup.data()) {
         let mut bytes = std::fs::read(&file).unwrap();
-        if let Some(at) = bytes.windows(mark.len()).position(|window| window == mark.as_bytes()) {
-            bytes[at] ^= 1;
+        // The last is the completed record; what is so far behind the route is its reply.
+        if let Some(at) = bytes.windows(mark.len()).rposition(|window| window == mark.as_bytes()) {
+            bytes[at + mark.len() + 100] ^= 1;
             std::fs::write(&file, bytes).unwrap();
             damaged += 1;
         }
     }
-    assert!(damaged > 0, "the reply is on the disk");
+    assert!(damaged > 0, "the record is on the disk");
     let effects = origin.effects();
     // Not to start is fine as long as it says why; so is to refuse what it cannot know.
     let setup = gateway.setup.clone();
@@ -435,7 +438,7 @@ async fn peers_24_a_damaged_record_is_never_taken_for_none() {
         Err(said) => assert!(said.to_lowercase().contains("corrupt") || said.contains("damage"), "{said}"),
         Ok(gateway) => {
             for _ in 0..2 {
-                let answer = gateway.send(&post("/orders").key("k")).await;
+                let answer = gateway.send(&post(mark).key("k")).await;
                 assert!(answer.status >= 500, "{answer:?}");
             }
         }
