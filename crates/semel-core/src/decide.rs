@@ -34,7 +34,7 @@ pub struct Rules {
     pub remember_for: Duration,
     /// See [`RoutePolicy::unknown_for`].
     pub unknown_for: Duration,
-    /// See [`ProbeRule::after`](crate::probe::ProbeRule::after); means nothing where the route does not probe.
+    /// See [`ProbeRule::after`](crate::policy::ProbeRule::after); means nothing where the route does not probe.
     pub probe_after: Duration,
 }
 
