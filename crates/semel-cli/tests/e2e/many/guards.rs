@@ -35,8 +35,11 @@ async fn g02_e11_what_frees_a_guard_at_one_gateway_frees_it_at_all(store: Store)
         "completed".clone_into(status);
     }
     // Whoever asks for the order shows the gateway that it is over.
-    assert_eq!(one.send(&look(1)).await.status, 200);
-    until("the guard is free", async || other.send(&order(2, 2)).await.status == 200).await;
+    until("the guard is free", async || {
+        assert_eq!(one.send(&look(1)).await.status, 200);
+        other.send(&order(2, 2)).await.status == 200
+    })
+    .await;
     assert_held(&one.send(&order(3, 3)).await, 2);
     assert_eq!(origin.effects(), 2);
 });
