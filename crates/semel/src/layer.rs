@@ -436,7 +436,7 @@ where
     let driving = Arc::clone(&shared);
     // In a box from the start: it is some kilobytes, and spawning would move them about.
     let exchange: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-        let probe = probing(&driving.policy, &covered, &parts, &inner);
+        let probe = probing(&covered, &parts, &inner);
         let request = Request::from_parts(parts, content);
         let route = Arc::clone(&covered.route);
         let reason = covered.guard_override.take();

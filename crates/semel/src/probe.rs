@@ -7,11 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
 use semel_core::{
     admit::Covered,
     exchange::Probed,
-    policy::{Policy, ProbeRule, ReplyRule, RoutePolicy, Shown},
+    key::KeyRule,
+    policy::{ProbeRule, ReplyRule, RoutePolicy, Shown},
     record::Kept,
 };
 use tower::Service;
@@ -28,9 +29,8 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static("semel-probe");
 /// A probe that has not begun.
 pub(crate) type Probing = Pin<Box<dyn Future<Output = Probed> + Send>>;
 
-/// The probe of a request, to be awaited at most once; `None` where its route has none. `head` is the request's: the probe
-/// has its credentials, the host that it is for, and nothing else of it.
-pub(crate) fn probing<S, R>(policy: &Policy, covered: &Covered, head: &Parts, inner: &S) -> Option<Probing>
+/// The probe of a request, to be awaited at most once; `None` where its route has none. `head` is the request's.
+pub(crate) fn probing<S, R>(covered: &Covered, head: &Parts, inner: &S) -> Option<Probing>
 where
     S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
@@ -45,9 +45,15 @@ where
     let mut question = Request::new(Body::empty());
     *question.method_mut() = Method::GET;
     *question.uri_mut() = target;
+    let key = match &covered.route.key {
+        KeyRule::Header { name, .. } => Some(name),
+        KeyRule::Member { .. } | KeyRule::Operation => None,
+    };
     let headers = question.headers_mut();
-    for name in policy.principal().iter().chain([&header::HOST]) {
-        for value in head.headers.get_all(name) {
+    // Who asks is whatever the origin takes for it: a cookie, an organisation beside a token, a signature. One that is left
+    // out makes the caller a stranger, and what strangers are told (404, say) must not count as "it did not happen".
+    for (name, value) in &head.headers {
+        if Some(name) != key && !is_about_the_write(name) {
             headers.append(name, value.clone());
         }
     }
@@ -60,6 +66,35 @@ where
     let (route, rule, inner) = (Arc::clone(&covered.route), rule.clone(), inner.clone());
     Some(Box::pin(ask(inner, question, route, rule)))
 }
+
+/// Whether a header is about the request that was sent, and would be wrong or dangerous on a question about it. Headers of
+/// the connection that are named by `Connection` are left to whoever forwards the question.
+fn is_about_the_write(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("content-") || name.ends_with("-digest") || name.starts_with("if-") || OF_THE_WRITE.contains(&name)
+}
+
+const OF_THE_WRITE: &[&str] = &[
+    // Its framing and its connection (RFC 9110 sections 7.6.1 and 10.1.1).
+    "transfer-encoding",
+    "trailer",
+    "te",
+    "expect",
+    "upgrade",
+    // Which part of an answer it wants, and whether it waits for one (RFC 9110 section 14.2, RFC 7240).
+    "range",
+    "prefer",
+    "digest",
+    // These make a write of a GET.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    // These ask for an effect, or to pass over a refusal.
+    "idempotency-key",
+    "guard-override",
+    "repeatability-first-sent",
+    "repeatability-request-id",
+];
 
 async fn ask<S, R>(mut inner: S, question: Request<Body>, route: Arc<RoutePolicy>, rule: ProbeRule) -> Probed
 where

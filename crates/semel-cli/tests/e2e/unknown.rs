@@ -105,18 +105,56 @@ async fn k04_h25_what_the_origin_finds_is_replayed_for_ever_after() {
 }
 
 #[tokio::test]
-async fn k17_the_probe_has_the_callers_credentials_and_nothing_else_of_the_request() {
+async fn k17_the_probe_is_by_the_same_caller_and_has_nothing_of_the_write() {
     let (_, origin, gateway) = probed(commits_and_resets).await;
-    gateway.send(&order("k")).await;
-    gateway.send(&order("k")).await;
+    let mut request = order("k").header("Cookie", "session=me").header("Connection", "X-Hop").header("X-Hop", "1");
+    for (name, value) in OF_THE_WRITE {
+        request = request.header(name, value);
+    }
+    gateway.send(&request).await;
+    gateway.send(&request).await;
     let [question] = &questions(&origin)[..] else { panic!("one question") };
     assert_eq!((question.target.as_str(), question.body.as_slice()), ("/orders/by-key/k", &b""[..]));
     assert_eq!(question.header("authorization"), Some("Bearer me"));
     assert_eq!(question.header("user-agent"), Some("semel-probe"));
     assert_eq!(question.header("host"), Some("api.example"));
-    for absent in ["x-other", "idempotency-key", "content-type", "content-length"] {
+    // What the origin knows its callers by is its own affair, whatever the policy's `principal` names.
+    assert_eq!((question.header("cookie"), question.header("x-other")), (Some("session=me"), Some("1")));
+    let gone = OF_THE_WRITE.iter().map(|(name, _)| *name);
+    for absent in gone.chain(["x-hop", "idempotency-key", "content-type", "content-length"]) {
         assert_eq!(question.header(absent), None, "{absent}");
     }
+}
+
+/// Headers that would be wrong on a question, or make a write of it.
+const OF_THE_WRITE: &[(&str, &str)] = &[
+    ("X-HTTP-Method-Override", "DELETE"),
+    ("X-HTTP-Method", "DELETE"),
+    ("X-Method-Override", "DELETE"),
+    ("If-Match", "\"1\""),
+    ("If-None-Match", "*"),
+    ("Range", "bytes=0-1"),
+    ("Prefer", "respond-async"),
+    ("Content-Language", "en"),
+    ("Repr-Digest", "sha-256=:AA==:"),
+    ("Guard-Override", "a reason"),
+    ("Repeatability-Request-ID", "1"),
+];
+
+/// An origin that knows its callers by a cookie and shows a stranger nothing: asked without it, it would deny what it did.
+#[tokio::test]
+async fn k03_an_origin_that_hides_from_strangers_is_asked_as_the_caller() {
+    let (orders, origin, gateway) = probed(commits_and_resets).await;
+    let truth = orders.with(commits_and_resets);
+    origin.always(move |seen| match seen.header("cookie") {
+        None => Act::refuse(Reply::json(404, "{}")),
+        Some(_) => truth(seen),
+    });
+    let request = order("k").header("Cookie", "session=me");
+    assert_unknown(&gateway.send(&request).await, 502);
+    let retry = gateway.send(&request).await;
+    assert_eq!((retry.status, retry.text()), (201, r#"{"order":1}"#), "{retry:?}");
+    assert_eq!((origin.effects(), executions(&origin)), (1, 1));
 }
 
 #[tokio::test]
