@@ -1,12 +1,14 @@
 //! The gateway beside itself without the layer, and beside nginx as a plain proxy: same origin, same load.
 
+mod operators;
 pub(crate) mod process;
 pub(crate) mod wrk;
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
     time::Duration,
@@ -41,6 +43,8 @@ enum Server {
 
 pub(crate) const COVERED: &str = "/orders";
 const UNCOVERED: &str = "/plain";
+/// Covered, and the origin closes the connection instead of answering.
+const LOST: &str = "/lost";
 
 const NGINX_FRESH: usize = 1;
 const BARE_FRESH: usize = 2;
@@ -70,10 +74,11 @@ pub(crate) fn measure(folder: &Path, semel: &Path, scale: &Scale, report: &mut R
     let origin_at = free_address()?;
     let nginx_at = free_address()?;
     let semel_at = free_address()?;
+    let admin_at = free_address()?;
     let servers = [
         (Server::Origin, origin_at, start_nginx(&folder, "origin", origin_at, &origin(origin_at))?),
         (Server::Nginx, nginx_at, start_nginx(&folder, "proxy", nginx_at, &proxy(nginx_at, origin_at))?),
-        (Server::Semel, semel_at, start_semel(&folder, semel, semel_at, origin_at)?),
+        (Server::Semel, semel_at, start_semel(&folder, semel, semel_at, admin_at, origin_at)?),
     ];
     let wrk = wrk::Load::new(&folder, CONNECTIONS)?;
     execute_once(semel_at)?;
@@ -135,7 +140,9 @@ pub(crate) fn measure(folder: &Path, semel: &Path, scale: &Scale, report: &mut R
         replay_p99_ms: of(REPLAY, |ran| ran.p99_ms),
         first_processor_us: of(FIRST, |ran| ran.processor_us),
     };
-    seal::measure(&own, scale, report)
+    seal::measure(&own, scale, report)?;
+    let (.., process) = servers.iter().find(|(server, ..)| *server == Server::Semel).expect("all three servers run");
+    operators::measure(&operators::Gateway { at: semel_at, admin: admin_at, process }, &wrk, scale, report)
 }
 
 /// What is divided by what, and the least it shall be.
@@ -167,7 +174,7 @@ pub(crate) fn start_nginx(folder: &Path, name: &str, at: SocketAddr, http: &str)
 pub(crate) fn origin(at: SocketAddr) -> String {
     let content = "x".repeat(186);
     format!(
-        "  server {{\n    listen {at};\n    default_type application/json;\n    location / {{ return 201 \
+        "  server {{\n    listen {at};\n    default_type application/json;\n    location {LOST} {{ return 444; }}\n    location / {{ return 201 \
          '{{\"order\": \"{content}\"}}'; }}\n  }}"
     )
 }
@@ -181,13 +188,24 @@ fn proxy(at: SocketAddr, origin: SocketAddr) -> String {
     )
 }
 
-fn start_semel(folder: &Path, semel: &Path, at: SocketAddr, origin: SocketAddr) -> anyhow::Result<Running> {
+fn start_semel(
+    folder: &Path,
+    semel: &Path,
+    at: SocketAddr,
+    admin: SocketAddr,
+    origin: SocketAddr,
+) -> anyhow::Result<Running> {
     let folder = folder.join("semel");
     fs::create_dir_all(&folder).context("cannot make a folder")?;
+    let (data, token) = (folder.join("data"), folder.join("token"));
+    fs::write(&token, operators::TOKEN).context("cannot write the token of operators")?;
+    fs::set_permissions(&token, Permissions::from_mode(0o600))?;
     let config = format!(
-        "[gateway]\nlisten = \"{at}\"\nupstream = \"http://{origin}\"\ndata = \"{}\"\nlog_filter = \
-         \"warn\"\n\n[[route]]\nmethods = [\"POST\"]\npath = \"{COVERED}\"\n",
-        folder.join("data").display()
+        "[gateway]\nlisten = \"{at}\"\nadmin = \"{admin}\"\nadmin_token_file = \"{}\"\nupstream = \
+         \"http://{origin}\"\ndata = \"{}\"\nlog_filter = \"error\"\n\n[[route]]\nmethods = [\"POST\"]\npath = \
+         \"{COVERED}\"\n\n[[route]]\nmethods = [\"POST\"]\npath = \"{LOST}\"\n",
+        token.display(),
+        data.display()
     );
     let file = folder.join("semel.toml");
     fs::write(&file, config).context("cannot configure semel")?;
@@ -215,13 +233,17 @@ fn prove_that_replays_were_replays(semel: SocketAddr) -> anyhow::Result<()> {
 
 /// Sends one of the keys that are sent again.
 pub(crate) fn ask(semel: SocketAddr, key: u32) -> anyhow::Result<String> {
+    send(semel, COVERED, &wrk::key_again(key))
+}
+
+/// Sends a request with a key.
+fn send(semel: SocketAddr, path: &str, key: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(semel).context("cannot reach the gateway")?;
     let content = wrk::CONTENT;
     write!(
         stream,
-        "POST {COVERED} HTTP/1.1\r\nHost: {semel}\r\nConnection: close\r\nContent-Type: \
-         application/json\r\nIdempotency-Key: {}\r\nContent-Length: {}\r\n\r\n{content}",
-        wrk::key_again(key),
+        "POST {path} HTTP/1.1\r\nHost: {semel}\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{content}",
         content.len()
     )?;
     let mut answer = String::new();
