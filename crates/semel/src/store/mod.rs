@@ -17,6 +17,8 @@ mod clock;
 pub mod embedded;
 pub mod measured;
 pub mod memory;
+#[cfg(any(feature = "postgres-store", feature = "redis-store"))]
+mod pace;
 #[cfg(feature = "postgres-store")]
 pub mod postgres;
 #[cfg(feature = "redis-store")]

@@ -55,6 +55,38 @@ async fn is_corrupt(server: &PrivateRedis, store: &RedisStore, options: &Options
     assert_eq!(digest(server, &there), before, "{what}: it was changed");
 }
 
+/// Many are asked in one script, and what is wrong with one is nothing to the others.
+#[tokio::test]
+async fn peers_24_what_is_asked_together_is_answered_apart() {
+    let server = PrivateRedis::shared();
+    // One lane, so that all who come while it is out go together.
+    let options = Options { connections: 1, ..options(server) };
+    let store = open(&options).await;
+    let (there, damaged, list) = (key(1), key(2), key(3));
+    is_done(&store, there, &put(None, stamp(1, 1), completed(1, "done"))).await;
+    server.cli(&["SET", &in_redis(&options, &damaged), "1"]).unwrap();
+    server.cli(&["RPUSH", &in_redis(&options, &list), "1"]).unwrap();
+    let claim = |n: u64| put(None, stamp(n, 1), in_flight(2));
+    let mut asked = JoinSet::new();
+    for n in 2..62 {
+        let (store, swap) = (store.clone(), claim(n));
+        let at = [there, damaged, list, key(100 + n)][usize::try_from(n).unwrap() % 4];
+        asked.spawn(async move { (at, store.swap(&at, &swap).await) });
+    }
+    while let Some(answered) = asked.join_next().await {
+        match answered.unwrap() {
+            (at, Ok(Swapped::Found(found))) => assert_eq!((at, found.stamp), (there, stamp(1, 1))),
+            (at, Err(StoreError::Corrupt(_))) => assert!(at == damaged || at == list, "{at:?}"),
+            (at, answer) => {
+                assert_eq!(answer, Ok(Swapped::Done), "{at:?}");
+                assert!(![there, damaged, list].contains(&at), "{at:?}");
+            }
+        }
+    }
+    let batches = store.figures().batches.expect("lanes count them");
+    assert!(batches.sum > batches.count(), "nothing was asked together: {batches:?}");
+}
+
 #[tokio::test]
 async fn peers_24_damage_is_told_and_never_written_over() {
     let server = PrivateRedis::shared();

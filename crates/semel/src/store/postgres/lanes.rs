@@ -320,7 +320,8 @@ impl<K: Kind> Lane<K> {
                 }
                 continue;
             }
-            let Some(mut jobs) = self.queue.take(self.bounds.jobs_max, self.bounds.bytes_max).await else { return };
+            let queue = Arc::clone(&self.queue);
+            let Some((mut jobs, _out)) = queue.take(self.bounds.jobs_max, self.bounds.bytes_max).await else { return };
             if self.connection.as_ref().is_none_or(Connection::is_closed) {
                 self.again(jobs);
                 continue;

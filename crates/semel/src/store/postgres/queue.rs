@@ -5,14 +5,14 @@ use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
 use semel_core::scope::RecordKey;
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     figures::{COUNT_BOUNDS, Histogram},
-    store::StoreError,
+    store::{
+        StoreError,
+        pace::{Out, Pace},
+    },
 };
 
 /// A question about a key that a store can be asked.
@@ -54,7 +54,7 @@ pub(super) struct Queue<Q: Question> {
     /// Questions in a statement.
     pub(super) batches: Histogram,
     inner: Mutex<Inner<Q>>,
-    arrived: Notify,
+    pace: Pace,
 }
 
 struct Inner<Q: Question> {
@@ -70,7 +70,7 @@ impl<Q: Question> Queue<Q> {
     pub(super) fn new(jobs_max: usize, bytes_max: usize) -> Queue<Q> {
         let inner = Inner { ready: VecDeque::new(), behind: HashMap::new(), jobs: 0, bytes: 0, closed: false };
         let batches = Histogram::new(COUNT_BOUNDS);
-        Queue { jobs_max, bytes_max, batches, inner: Mutex::new(inner), arrived: Notify::new() }
+        Queue { jobs_max, bytes_max, batches, inner: Mutex::new(inner), pace: Pace::default() }
     }
 
     pub(super) fn push(&self, job: Job<Q>) -> Result<(), StoreError> {
@@ -89,8 +89,9 @@ impl<Q: Question> Queue<Q> {
         } else {
             inner.behind.insert(job.key, VecDeque::new());
             inner.ready.push_back(job);
+            let waiting = inner.ready.len();
             drop(inner);
-            self.arrived.notify_one();
+            self.pace.arrived(waiting);
         }
         Ok(())
     }
@@ -104,28 +105,33 @@ impl<Q: Question> Queue<Q> {
             };
             if ready || closed {
                 // For who takes it, or is to see it too.
-                self.arrived.notify_one();
+                self.pace.call();
                 return ready;
             }
-            self.arrived.notified().await;
+            self.pace.called().await;
         }
     }
 
-    /// What is ready, within these bounds; at least one job. `None` when the queue is closed and empty.
-    pub(super) async fn take(&self, jobs_max: usize, bytes_max: usize) -> Option<Vec<Job<Q>>> {
+    /// What is ready, within these bounds; at least one job. `None` when the queue is closed and empty. The lane that took
+    /// it is out until it drops the other half.
+    pub(super) async fn take(&self, jobs_max: usize, bytes_max: usize) -> Option<(Vec<Job<Q>>, Out<'_>)> {
         loop {
+            if !self.inner.lock().ready.is_empty() {
+                self.pace.linger(|| self.inner.lock().ready.len()).await;
+            }
             let batch = self.take_now(jobs_max, bytes_max);
             if !batch.is_empty() {
                 self.batches.record(batch.len() as u64);
-                return Some(batch);
+                let out = self.pace.out(batch.len());
+                return Some((batch, out));
             }
             if self.inner.lock().closed {
                 // Whoever else waits is to see it too.
-                self.arrived.notify_one();
+                self.pace.call();
                 return None;
             }
             // What arrived since has left a permit.
-            self.arrived.notified().await;
+            self.pace.called().await;
         }
     }
 
@@ -155,7 +161,7 @@ impl<Q: Question> Queue<Q> {
             inner.board(job);
         }
         if !inner.ready.is_empty() {
-            self.arrived.notify_one();
+            self.pace.call();
         }
         batch
     }
@@ -175,7 +181,7 @@ impl<Q: Question> Queue<Q> {
         // Nobody may wait any more.
         let _ = job.reply.send(answer);
         if more {
-            self.arrived.notify_one();
+            self.pace.call();
         }
     }
 
@@ -195,7 +201,7 @@ impl<Q: Question> Queue<Q> {
             inner.ready.push_front(job);
         }
         drop(inner);
-        self.arrived.notify_one();
+        self.pace.call();
     }
 
     /// Answers everything that is ready with `error`.
@@ -209,7 +215,7 @@ impl<Q: Question> Queue<Q> {
     /// Takes no more; what is there is still asked.
     pub(super) fn close(&self) {
         self.inner.lock().closed = true;
-        self.arrived.notify_one();
+        self.pace.call();
     }
 }
 

@@ -1,8 +1,8 @@
 //! One node of Redis, and the connections to it.
 //!
 //! A node has a queue and a few lanes. A lane owns one connection, takes everything that is queued, sends it in one go and
-//! waits for all answers: what queues meanwhile is its next batch. So concurrent requests share round trips, barriers and
-//! waits for replicas, and a `WAIT` holds up nobody but its own batch.
+//! waits for all answers: what queues meanwhile is its next batch. So concurrent requests share round trips, barriers, scripts
+//! (on a single node) and waits for replicas, and a `WAIT` holds up nobody but its own batch.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
@@ -21,14 +22,16 @@ use redis::{
     aio::{ConnectionLike as _, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
-use tokio::{
-    sync::{Notify, oneshot},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
-use super::{checks, value};
-use crate::figures::Histogram;
+use super::{
+    checks,
+    value::{self, Asked, Script},
+};
+use crate::{
+    figures::Histogram,
+    store::pace::{Out, Pace},
+};
 
 /// Where a node is.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -92,19 +95,35 @@ pub(super) struct Copies {
     pub(super) wait_max: Duration,
 }
 
-/// One command and who waits for its answer.
+/// What is asked, and how.
 pub(super) struct Request {
-    pub(super) command: Cmd,
+    pub(super) what: What,
     pub(super) writes: Writes,
     pub(super) asking: Asking,
-    pub(super) ends: Ends,
 }
 
-/// Whether the command is told until when it may run, as its last argument: the server's time in milliseconds.
+/// What is asked.
+pub(super) enum What {
+    /// A script about a key. A single node is asked several at once.
+    Script { script: &'static Script, key: String, arguments: Vec<Bytes>, known: Known },
+    /// Any other command.
+    Command(Cmd),
+}
+
+/// Whether the server is believed to know a script.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ends {
-    InTime,
-    Whenever,
+pub(super) enum Known {
+    Yes,
+    No,
+}
+
+impl What {
+    fn bytes(&self) -> usize {
+        match self {
+            What::Script { key, arguments, .. } => key.len() + arguments.iter().map(Bytes::len).sum::<usize>(),
+            What::Command(command) => command.args_iter().map(|arg| arg_len(&arg)).sum(),
+        }
+    }
 }
 
 /// Whether a request is confirmed only with its copies.
@@ -163,7 +182,7 @@ impl fmt::Debug for Node {
 impl Node {
     /// Connects when it is first asked something.
     pub(super) fn new(address: Address, settings: Arc<Settings>) -> Node {
-        let queue = Queue { jobs: Mutex::default(), filled: Notify::new() };
+        let queue = Queue { jobs: Mutex::default(), pace: Pace::default() };
         let inner = Arc::new(Inner { address, settings, queue });
         let mut lanes = JoinSet::new();
         for _ in 0..inner.settings.lanes {
@@ -179,7 +198,7 @@ impl Node {
     /// Asks, and waits until `deadline`. Who leaves before the request was sent leaves nothing behind.
     pub(super) async fn ask(&self, request: Request, deadline: Instant) -> Result<Answer, Trouble> {
         let (reply, answer) = oneshot::channel();
-        let bytes = request.command.args_iter().map(|arg| arg_len(&arg)).sum();
+        let bytes = request.what.bytes();
         self.inner.queue.push(Job { request, bytes, deadline, reply }, &self.inner.settings)?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
@@ -236,7 +255,7 @@ struct Job {
 
 struct Queue {
     jobs: Mutex<Jobs>,
-    filled: Notify,
+    pace: Pace,
 }
 
 #[derive(Default)]
@@ -256,21 +275,26 @@ impl Queue {
         }
         jobs.bytes += job.bytes;
         jobs.waiting.push_back(job);
+        let waiting = jobs.waiting.len();
         drop(jobs);
-        self.filled.notify_one();
+        self.pace.arrived(waiting);
         Ok(())
     }
 
-    /// At least one job, and as many as there are within the limits of a batch.
-    async fn take(&self, settings: &Settings) -> Vec<Job> {
+    /// At least one job, and as many as there are within the limits of a batch. The lane that took them is out until it
+    /// drops the other half.
+    async fn take(&self, settings: &Settings) -> (Vec<Job>, Out<'_>) {
         loop {
-            let filled = self.filled.notified();
+            if !self.jobs.lock().waiting.is_empty() {
+                self.pace.linger(|| self.jobs.lock().waiting.len()).await;
+            }
             let batch = self.take_now(settings);
             if !batch.is_empty() {
                 settings.measured.batches.record(batch.len() as u64);
-                return batch;
+                let out = self.pace.out(batch.len());
+                return (batch, out);
             }
-            filled.await;
+            self.pace.called().await;
         }
     }
 
@@ -290,7 +314,7 @@ impl Queue {
         }
         // What is left is for the next lane: it may have been woken for nothing but this.
         if !jobs.waiting.is_empty() {
-            self.filled.notify_one();
+            self.pace.call();
         }
         batch
     }
@@ -299,7 +323,7 @@ impl Queue {
 async fn lane(node: Arc<Inner>) {
     let mut connection: Option<(Connection, Counted<'_>)> = None;
     loop {
-        let batch = node.queue.take(&node.settings).await;
+        let (batch, _out) = node.queue.take(&node.settings).await;
         let mut open = match connection.take() {
             Some(open) => open,
             None => match node.connect().await {
@@ -341,22 +365,78 @@ enum Afterwards {
     Spent,
 }
 
+/// Jobs that are one command.
+struct Together {
+    jobs: Vec<Job>,
+    command: Cmd,
+}
+
+impl Together {
+    /// One command for all that the server can be asked at once.
+    fn of(batch: Vec<Job>, kind: Kind, connection: &Connection) -> Vec<Together> {
+        let mut groups: Vec<Vec<Job>> = Vec::new();
+        for job in batch {
+            match groups.iter_mut().find(|group| kind == Kind::Single && job.goes_with(&group[0])) {
+                Some(group) => group.push(job),
+                None => groups.push(vec![job]),
+            }
+        }
+        groups.into_iter().map(|jobs| Together { command: Together::command(&jobs, connection), jobs }).collect()
+    }
+
+    fn command(jobs: &[Job], connection: &Connection) -> Cmd {
+        let (script, known) = match &jobs[0].request.what {
+            What::Command(command) => return command.clone(),
+            What::Script { script, known, .. } => (script, known),
+        };
+        let asked = |n: usize| match &jobs[n].request.what {
+            What::Script { key, arguments, .. } => {
+                Asked { key, arguments, ends_ms: connection.server_ms(jobs[n].deadline) }
+            }
+            What::Command(_) => unreachable!("a command goes with no other"),
+        };
+        match known {
+            Known::Yes => script.by_digest(jobs.len(), asked),
+            Known::No => script.by_text(jobs.len(), asked),
+        }
+    }
+
+    /// The answer for each job, in their order.
+    fn answers(&self, value: Value) -> Vec<Value> {
+        match (&self.jobs[0].request.what, value) {
+            (What::Script { .. }, Value::Array(values)) if values.len() == self.jobs.len() => values,
+            // One error of all.
+            (What::Script { .. }, value) => vec![value; self.jobs.len()],
+            (What::Command(_), value) => vec![value],
+        }
+    }
+}
+
+impl Job {
+    /// Whether both can be one command.
+    fn goes_with(&self, other: &Job) -> bool {
+        match (&self.request.what, &other.request.what) {
+            (What::Script { script, known, .. }, What::Script { script: others, known: of_other, .. }) => {
+                std::ptr::eq(*script, *others) && known == of_other
+            }
+            (What::Script { .. } | What::Command(_), _) => false,
+        }
+    }
+}
+
 impl Inner {
     async fn run(&self, connection: &mut Connection, batch: Vec<Job>) -> Afterwards {
-        let mut pipeline = Pipeline::with_capacity(batch.len() + 2);
-        pipeline.add_command(redis::cmd("TIME"));
-        for job in &batch {
-            if job.request.asking == Asking::Yes {
-                pipeline.add_command(redis::cmd("ASKING"));
-            }
-            let mut command = job.request.command.clone();
-            if job.request.ends == Ends::InTime {
-                command.arg(connection.server_ms(job.deadline));
-            }
-            pipeline.add_command(command);
-        }
         let copies = &self.settings.copies;
         let waits = copies.are_asked_for() && batch.iter().any(|job| job.request.writes == Writes::Yes);
+        let together = Together::of(batch, self.settings.kind, connection);
+        let mut pipeline = Pipeline::with_capacity(together.len() + 2);
+        pipeline.add_command(redis::cmd("TIME"));
+        for one in &together {
+            if one.jobs[0].request.asking == Asking::Yes {
+                pipeline.add_command(redis::cmd("ASKING"));
+            }
+            pipeline.add_command(one.command.clone());
+        }
         if waits {
             pipeline.add_command(copies.command());
         }
@@ -366,20 +446,20 @@ impl Inner {
                 if let Some(server_ms) = value::time_of(&values.remove(0)) {
                     (connection.server_ms, connection.at) = (server_ms, Instant::now());
                 }
-                return self.tell(batch, values, waits);
+                return self.tell(together, values, waits);
             }
             Ok(Ok(_)) => Trouble::Lost(format!("{}: fewer answers than questions", self.address)),
             Ok(Err(error)) => lost(&self.address, &error),
             Err(_) => Trouble::Lost(format!("{}: no answer within {:?}", self.address, self.settings.statement_max)),
         };
-        for job in batch {
+        for job in together.into_iter().flat_map(|one| one.jobs) {
             let _ = job.reply.send(Err(trouble.clone()));
         }
         Afterwards::Spent
     }
 
     /// Gives everybody their answer.
-    fn tell(&self, batch: Vec<Job>, mut values: Vec<Value>, waits: bool) -> Afterwards {
+    fn tell(&self, together: Vec<Together>, mut values: Vec<Value>, waits: bool) -> Afterwards {
         let missing = if waits {
             let answer = values.pop().expect("as many values as commands");
             self.settings.copies.missing(&answer)
@@ -388,24 +468,27 @@ impl Inner {
         };
         let mut afterwards = Afterwards::Usable;
         let mut values = values.into_iter();
-        for job in batch {
-            if job.request.asking == Asking::Yes {
+        for one in together {
+            if one.jobs[0].request.asking == Asking::Yes {
                 values.next();
             }
-            let answer = match values.next().expect("as many values as commands") {
-                Value::ServerError(error) => {
-                    // The name may lead to another server by now; and whoever comes back from loading is checked again.
-                    if matches!(error.code(), "READONLY" | "LOADING" | "MASTERDOWN" | "UNBLOCKED") {
-                        afterwards = Afterwards::Spent;
+            let answers = one.answers(values.next().expect("as many values as commands"));
+            for (job, value) in one.jobs.into_iter().zip(answers) {
+                let answer = match value {
+                    Value::ServerError(error) => {
+                        // The name may lead to another server by now; and whoever comes back from loading is checked again.
+                        if matches!(error.code(), "READONLY" | "LOADING" | "MASTERDOWN" | "UNBLOCKED") {
+                            afterwards = Afterwards::Spent;
+                        }
+                        Err(Trouble::Refused(error))
                     }
-                    Err(Trouble::Refused(error))
-                }
-                value => {
-                    let missing = missing.clone().filter(|_| job.request.writes == Writes::Yes);
-                    Ok(Answer { value, missing })
-                }
-            };
-            let _ = job.reply.send(answer);
+                    value => {
+                        let missing = missing.clone().filter(|_| job.request.writes == Writes::Yes);
+                        Ok(Answer { value, missing })
+                    }
+                };
+                let _ = job.reply.send(answer);
+            }
         }
         afterwards
     }

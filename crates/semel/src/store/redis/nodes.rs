@@ -15,7 +15,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     super::StoreError,
-    lanes::{Address, Answer, Asking, Ends, Kind, Measured, Node, Request, Settings, Trouble, Writes},
+    lanes::{Address, Answer, Asking, Kind, Known, Measured, Node, Request, Settings, Trouble, What, Writes},
     value::Script,
 };
 
@@ -43,7 +43,7 @@ pub(super) enum Whom<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Question<'a> {
     /// A script at a key.
-    Script(&'a Script, &'a str, &'a [Bytes], Writes),
+    Script(&'static Script, &'a str, &'a [Bytes], Writes),
     /// Any other command.
     Command(&'a Cmd, Writes),
 }
@@ -128,7 +128,7 @@ impl Nodes {
     pub(super) async fn ask(&self, whom: Whom<'_>, question: Question<'_>) -> Result<Answer, StoreError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.statement_max;
-        let mut attempt = Attempt { node: None, asking: Asking::No, by_text: false };
+        let mut attempt = Attempt { node: None, asking: Asking::No, known: Known::Yes };
         let (mut pause, mut redirects) = (PAUSE_MIN, 0);
         loop {
             let node = attempt.node.take().or_else(|| match whom {
@@ -179,7 +179,7 @@ struct Attempt {
     /// Where a redirect led to.
     node: Option<Arc<Node>>,
     asking: Asking,
-    by_text: bool,
+    known: Known,
 }
 
 enum Next {
@@ -190,16 +190,14 @@ enum Next {
 
 impl Question<'_> {
     fn request(&self, attempt: &Attempt) -> Request {
-        let (command, writes, ends) = match *self {
-            Question::Script(script, key, arguments, writes) if attempt.by_text => {
-                (script.by_text(key, arguments), writes, Ends::InTime)
-            }
+        let (what, writes) = match *self {
             Question::Script(script, key, arguments, writes) => {
-                (script.by_digest(key, arguments), writes, Ends::InTime)
+                let (key, arguments) = (key.to_owned(), arguments.to_vec());
+                (What::Script { script, key, arguments, known: attempt.known }, writes)
             }
-            Question::Command(command, writes) => (command.clone(), writes, Ends::Whenever),
+            Question::Command(command, writes) => (What::Command(command.clone()), writes),
         };
-        Request { command, writes, asking: attempt.asking, ends }
+        Request { what, writes, asking: attempt.asking }
     }
 }
 
@@ -209,7 +207,7 @@ impl Shared {
         let says = || error_text(error);
         match error.code() {
             "NOSCRIPT" => {
-                attempt.by_text = true;
+                attempt.known = Known::No;
                 Next::AtOnce
             }
             "MOVED" | "ASK" => {
@@ -297,7 +295,7 @@ impl Shared {
         let ask = |name: &'static str| {
             let mut command = redis::cmd("CLUSTER");
             command.arg(name);
-            node.ask(Request { command, writes: Writes::No, asking: Asking::No, ends: Ends::Whenever }, deadline)
+            node.ask(Request { what: What::Command(command), writes: Writes::No, asking: Asking::No }, deadline)
         };
         let (slots, info) = (ask("SLOTS").await?, ask("INFO").await?);
         let said = match &info.value {

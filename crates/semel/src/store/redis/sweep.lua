@@ -1,24 +1,24 @@
--- Takes away what is past its time at one key. KEYS: the record. ARGV: now ('' asks the server). Answers how many records
--- went: 0 or 1.
+-- Takes away what is past its time. KEYS: the records. ARGV, for each: now ('' asks the server), and until when this may run,
+-- which matters to nobody. Answers how many records went: 0 or 1.
 
-local key = KEYS[1]
-local now = ARGV[1] == '' and server_now() or tonumber(ARGV[1])
-local head = head_at(key)
-if head == false then
-  return damaged()
-end
-if not head then
+return each(function(key, at)
+  local now = ARGV[at] == '' and server_ms or tonumber(ARGV[at])
+  local stamp, written, retention, trims, phase, whole = head_at(key)
+  if stamp == false then
+    return written
+  end
+  if not stamp then
+    return 0
+  end
+  local age = math.max(0, now - written)
+  if age >= retention then
+    redis.call('DEL', key)
+    return 1
+  end
+  if age >= trims then
+    local left = redis.call('GETRANGE', key, HEAD + whole, -1)
+    -- Never again: what is left is whole now.
+    redis.call('SET', key, head_of(stamp, written, retention, 2 ^ 53, phase, #left) .. left, 'KEEPTTL')
+  end
   return 0
-end
-local age = math.max(0, now - head.written)
-if age >= head.retention then
-  redis.call('DEL', key)
-  return 1
-end
-if age >= head.trims then
-  local left = redis.call('GETRANGE', key, HEAD + head.whole, -1)
-  -- Never again: what is left is whole now.
-  local bytes = head_of(head.stamp, head.written, head.retention, 2 ^ 53, head.phase, #left) .. left
-  redis.call('SET', key, bytes, 'KEEPTTL')
-end
-return 0
+end)

@@ -42,24 +42,39 @@ pub(super) static SWAP_ANYWAY: LazyLock<Script> = script!("#!lua flags=allow-oom
 pub(super) static SWEEP: LazyLock<Script> = script!("#!lua flags=allow-oom", "sweep.lua");
 
 impl Script {
-    /// Asks for it by its digest, on one key.
-    pub(super) fn by_digest(&self, key: &str, arguments: &[Bytes]) -> Cmd {
-        Script::command("EVALSHA", &self.digest, key, arguments)
+    /// Asks for it by its digest, about several keys, each with the same number of arguments.
+    pub(super) fn by_digest<'a>(&self, keys: usize, of: impl Fn(usize) -> Asked<'a>) -> Cmd {
+        Script::command("EVALSHA", &self.digest, keys, of)
     }
 
     /// Brings the text along, for a server that does not know it.
-    pub(super) fn by_text(&self, key: &str, arguments: &[Bytes]) -> Cmd {
-        Script::command("EVAL", &self.text, key, arguments)
+    pub(super) fn by_text<'a>(&self, keys: usize, of: impl Fn(usize) -> Asked<'a>) -> Cmd {
+        Script::command("EVAL", &self.text, keys, of)
     }
 
-    fn command(name: &str, script: &str, key: &str, arguments: &[Bytes]) -> Cmd {
+    fn command<'a>(name: &str, script: &str, keys: usize, of: impl Fn(usize) -> Asked<'a>) -> Cmd {
         let mut command = redis::cmd(name);
-        command.arg(script).arg(1).arg(key);
-        for argument in arguments {
-            command.arg(argument.as_ref());
+        command.arg(script).arg(keys);
+        for n in 0..keys {
+            command.arg(of(n).key);
+        }
+        for n in 0..keys {
+            let Asked { arguments, ends_ms, .. } = of(n);
+            for argument in arguments {
+                command.arg(argument.as_ref());
+            }
+            command.arg(ends_ms);
         }
         command
     }
+}
+
+/// What a script is asked about one key.
+pub(super) struct Asked<'a> {
+    pub(super) key: &'a str,
+    pub(super) arguments: &'a [Bytes],
+    /// Until when it may run: the server's time in milliseconds.
+    pub(super) ends_ms: u64,
 }
 
 /// The key of a record: readable, and without the braces by which a Cluster would place it otherwise.
@@ -94,6 +109,9 @@ pub(super) enum Room {
     None,
 }
 
+/// How many arguments a swap has, without the last.
+const SWAP_ARGUMENTS: usize = 9;
+
 /// The arguments of `swap.lua`, except the last, which the lane knows. `now_ms`: a simulated time; without it the server's clock counts.
 pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Vec<Bytes> {
     let expect = swap.expect.map_or_else(Bytes::new, stamp_bytes);
@@ -103,7 +121,8 @@ pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Ve
     };
     let mut arguments = vec![now_argument(now_ms), expect, room];
     let Some(put) = &swap.put else {
-        arguments.push(Bytes::new());
+        // As many as of every other.
+        arguments.resize(SWAP_ARGUMENTS, Bytes::new());
         return arguments;
     };
     let trims = put.record.trims_at();
@@ -123,6 +142,7 @@ pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Ve
         decimal(whole_len as u64),
         body.freeze(),
     ]);
+    debug_assert_eq!(arguments.len(), SWAP_ARGUMENTS, "swap.lua counts them");
     arguments
 }
 
@@ -138,7 +158,7 @@ pub(super) fn now_argument(now_ms: Option<u64>) -> Bytes {
     now_ms.map_or_else(Bytes::new, decimal)
 }
 
-/// What `swap.lua` answered, for the asker; `Ok(None)` when there is no room.
+/// What `swap.lua` answered for its key, for the asker; `Ok(None)` when there is no room.
 pub(super) fn swapped(answer: Value) -> Result<Option<Swapped>, StoreError> {
     let word = match &answer {
         Value::BulkString(word) => word.as_slice(),
