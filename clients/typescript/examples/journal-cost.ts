@@ -1,0 +1,119 @@
+// What the journal costs: calls with a durable journal and with one in memory, beside a bare write and its sync.
+//
+//     npm run journal-cost [-- folder]
+
+import { fdatasyncSync, openSync, writeSync, closeSync } from "node:fs";
+import { mkdtemp, open, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { idempotentFetch, memoryJournal, type Journal } from "semel";
+import { fileJournal } from "semel/node";
+import { ietf } from "semel/tables";
+
+const ROUNDS = Number(process.env.ROUNDS ?? 21);
+const CALLS = 100;
+const TOGETHER = 64;
+const CALLS_EACH = 8;
+/** As long as the steps. */
+const PAUSE_MAX_MS = 5;
+const WARM_UP_CALLS = 500;
+
+const folder = await mkdtemp(join(process.argv[2] ?? ".", "semel-"));
+const durable = await fileJournal(join(folder, "journal"));
+const memory = memoryJournal();
+const raw = await open(join(folder, "raw"), "w");
+const rawSync = openSync(join(folder, "raw-sync"), "w");
+const kilobyte = Buffer.alloc(1024, 7);
+const body = " ".repeat(512);
+
+/** A service in this process that answers at once. */
+const fetch = async (): Promise<Response> => new Response('{"id":"p"}', { status: 201 });
+
+async function call(journal: Journal): Promise<void> {
+  const { outcome } = await idempotentFetch("http://api.example/payments", { body }, { journal, policy: ietf, fetch });
+  if (outcome !== "fresh") throw new Error(outcome);
+}
+
+async function writeRaw(): Promise<void> {
+  await raw.write(kilobyte);
+  await raw.datasync();
+}
+
+/** The same without the way to another thread and back, for information: it stops everything else. */
+function writeRawSync(): void {
+  writeSync(rawSync, kilobyte);
+  fdatasyncSync(rawSync);
+}
+
+/** A disk that others use, too, may answer in steps of milliseconds: who always began at one point of them would see it. */
+async function pause(): Promise<void> {
+  await sleep(Math.random() * PAUSE_MAX_MS);
+}
+
+async function micros(run: () => unknown): Promise<number> {
+  const started = process.hrtime.bigint();
+  await run();
+  return Number(process.hrtime.bigint() - started) / 1000;
+}
+
+/** Microseconds of one of `TOGETHER` that call at the same time. */
+async function together(journal: Journal): Promise<number> {
+  const caller = async (): Promise<void> => {
+    for (let n = 0; n < CALLS_EACH; n++) await call(journal);
+  };
+  const all = await micros(() => Promise.all(Array.from({ length: TOGETHER }, caller)));
+  return all / (TOGETHER * CALLS_EACH);
+}
+
+function median(values: number[]): number {
+  return values.sort((one, other) => one - other)[values.length >> 1]!;
+}
+
+const COLUMNS = ["raw", "raw sync", "durable", "memory", "overhead", "ratio", "durable@64", "memory@64", "calls/raw@64"];
+console.log(`Medians in microseconds of ${CALLS} each, in turns: a bare write of 1 KiB and its fdatasync (by promises; by`);
+console.log("blocking calls, for information); a call alone with the durable journal, and with the one in memory;");
+console.log("overhead: durable less memory, which is what the journal costs a call; ratio: overhead / raw.");
+console.log(`Of ${TOGETHER} calls together: microseconds of each; and how many pay their overhead in the time of one bare write.`);
+console.log(COLUMNS.join("  "));
+for (let n = 0; n < WARM_UP_CALLS; n++) {
+  await call(durable);
+  await call(memory);
+}
+const rounds: number[][] = [];
+for (let round = 0; round < ROUNDS; round++) {
+  const times: number[][] = [[], [], [], []];
+  for (let n = 0; n < CALLS; n++) {
+    // One after the other, so that all see the same disk.
+    await pause();
+    times[0]!.push(await micros(writeRaw));
+    await pause();
+    times[1]!.push(await micros(writeRawSync));
+    await pause();
+    times[2]!.push(await micros(() => call(durable)));
+    await pause();
+    times[3]!.push(await micros(() => call(memory)));
+  }
+  const [bare, bareSync, alone, inMemory] = times.map(median) as [number, number, number, number];
+  const overhead = alone - inMemory;
+  const many = await together(durable);
+  const manyInMemory = await together(memory);
+  const figures = [bare, bareSync, alone, inMemory, overhead, overhead / bare, many, manyInMemory];
+  // No less than a microsecond: of two measurements the difference may be nothing.
+  figures.push(bare / Math.max(1, many - manyInMemory));
+  console.log(figures.map((figure, at) => shown(figure, at).padStart(COLUMNS[at]!.length)).join("  "));
+  rounds.push(figures);
+}
+const of = (at: number): number[] => rounds.map((figures) => figures[at]!);
+console.log(`of ${ROUNDS} rounds:`);
+COLUMNS.forEach((name, at) => {
+  const values = of(at);
+  console.log(`  ${name}: median ${shown(median(values), at)}, least ${shown(Math.min(...values), at)}`);
+});
+await durable.close();
+await raw.close();
+closeSync(rawSync);
+await rm(folder, { recursive: true });
+
+function shown(figure: number, at: number): string {
+  return figure.toFixed(/ratio|raw@/.test(COLUMNS[at]!) ? 2 : 0);
+}
