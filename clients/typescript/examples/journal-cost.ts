@@ -15,7 +15,7 @@ const CALLS = 100;
 const TOGETHER = 64;
 const CALLS_EACH = 8;
 /** As long as the steps. */
-const PAUSE_MAX_MS = 5;
+const PAUSE_MAX_MS = Number(process.env.PAUSE ?? 5);
 const WARM_UP_CALLS = 500;
 
 const folder = await mkdtemp(join(process.argv[2] ?? ".", "semel-"));
@@ -47,7 +47,7 @@ function writeRawSync(): void {
 
 /** A disk that others use, too, may answer in steps of milliseconds: who always began at one point of them would see it. */
 async function pause(): Promise<void> {
-  await sleep(Math.random() * PAUSE_MAX_MS);
+  if (PAUSE_MAX_MS) await sleep(Math.random() * PAUSE_MAX_MS);
 }
 
 async function micros(run: () => unknown): Promise<number> {
