@@ -10,17 +10,17 @@ import { idempotentFetch, memoryJournal, type Journal } from "semel";
 import { fileJournal } from "semel/node";
 import { ietf } from "semel/tables";
 
-const ROUNDS = Number(process.env.ROUNDS ?? 21);
+const ROUNDS = 21;
 const CALLS = 100;
 const TOGETHER = 64;
 const CALLS_EACH = 8;
 /** As long as the steps. */
-const PAUSE_MAX_MS = Number(process.env.PAUSE ?? 5);
+const PAUSE_MAX_MS = 5;
 const WARM_UP_CALLS = 500;
 
 const folder = await mkdtemp(join(process.argv[2] ?? ".", "semel-"));
 const durable = await fileJournal(join(folder, "journal"));
-const memory = memoryJournal();
+let memory = memoryJournal();
 const raw = await open(join(folder, "raw"), "w");
 const rawSync = openSync(join(folder, "raw-sync"), "w");
 const kilobyte = Buffer.alloc(1024, 7);
@@ -45,9 +45,13 @@ function writeRawSync(): void {
   fdatasyncSync(rawSync);
 }
 
-/** A disk that others use, too, may answer in steps of milliseconds: who always began at one point of them would see it. */
-async function pause(): Promise<void> {
-  if (PAUSE_MAX_MS) await sleep(Math.random() * PAUSE_MAX_MS);
+/**
+ * All begin alike: at any point of the steps of milliseconds in which a disk that others use, too, may answer; and after
+ * a call that is not counted, so that the processor is awake.
+ */
+async function settle(): Promise<void> {
+  await sleep(Math.random() * PAUSE_MAX_MS);
+  await call(memory);
 }
 
 async function micros(run: () => unknown): Promise<number> {
@@ -69,11 +73,11 @@ function median(values: number[]): number {
   return values.sort((one, other) => one - other)[values.length >> 1]!;
 }
 
-const COLUMNS = ["raw", "raw sync", "durable", "memory", "overhead", "ratio", "durable@64", "memory@64", "calls/raw@64"];
+const COLUMNS = ["raw", "raw sync", "durable", "memory", "overhead", "ratio", "durable@64", "memory@64", "calls/raw"];
 console.log(`Medians in microseconds of ${CALLS} each, in turns: a bare write of 1 KiB and its fdatasync (by promises; by`);
 console.log("blocking calls, for information); a call alone with the durable journal, and with the one in memory;");
 console.log("overhead: durable less memory, which is what the journal costs a call; ratio: overhead / raw.");
-console.log(`Of ${TOGETHER} calls together: microseconds of each; and how many pay their overhead in the time of one bare write.`);
+console.log(`Of ${TOGETHER} calls together: microseconds of each, and how many there are in the time of one bare write.`);
 console.log(COLUMNS.join("  "));
 for (let n = 0; n < WARM_UP_CALLS; n++) {
   await call(durable);
@@ -81,25 +85,25 @@ for (let n = 0; n < WARM_UP_CALLS; n++) {
 }
 const rounds: number[][] = [];
 for (let round = 0; round < ROUNDS; round++) {
+  // A fresh one: it looks through all it has now and then.
+  memory = memoryJournal();
   const times: number[][] = [[], [], [], []];
   for (let n = 0; n < CALLS; n++) {
     // One after the other, so that all see the same disk.
-    await pause();
+    await settle();
     times[0]!.push(await micros(writeRaw));
-    await pause();
+    await settle();
     times[1]!.push(await micros(writeRawSync));
-    await pause();
+    await settle();
     times[2]!.push(await micros(() => call(durable)));
-    await pause();
+    await settle();
     times[3]!.push(await micros(() => call(memory)));
   }
   const [bare, bareSync, alone, inMemory] = times.map(median) as [number, number, number, number];
   const overhead = alone - inMemory;
   const many = await together(durable);
   const manyInMemory = await together(memory);
-  const figures = [bare, bareSync, alone, inMemory, overhead, overhead / bare, many, manyInMemory];
-  // No less than a microsecond: of two measurements the difference may be nothing.
-  figures.push(bare / Math.max(1, many - manyInMemory));
+  const figures = [bare, bareSync, alone, inMemory, overhead, overhead / bare, many, manyInMemory, bare / many];
   console.log(figures.map((figure, at) => shown(figure, at).padStart(COLUMNS[at]!.length)).join("  "));
   rounds.push(figures);
 }
@@ -115,5 +119,5 @@ closeSync(rawSync);
 await rm(folder, { recursive: true });
 
 function shown(figure: number, at: number): string {
-  return figure.toFixed(/ratio|raw@/.test(COLUMNS[at]!) ? 2 : 0);
+  return figure.toFixed(["ratio", "calls/raw"].includes(COLUMNS[at]!) ? 2 : 0);
 }

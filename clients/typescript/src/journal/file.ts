@@ -18,6 +18,12 @@ const FORMAT = "semel-journal 1";
 const WASTE_BYTES_MAX = 1 << 20;
 /** When its zeros are used up, the file gets so many more. */
 const ZEROS_BYTES = 1 << 20;
+/**
+ * On Linux a write returns when it is on the disk, which saves a way to another thread and back. Elsewhere this is less
+ * than a sync, or not there.
+ */
+const { O_WRONLY, O_CREAT, O_TRUNC, O_DSYNC } = constants;
+const DSYNC = process.platform === "linux" ? O_DSYNC : 0;
 /** So many puts share one write to the disk. */
 const GROUP_PUTS_MAX = 512;
 /** What is to be kept soon waits so long for one that is kept now, in milliseconds. */
@@ -80,9 +86,9 @@ async function recover(folder: string): Promise<Entries> {
     if (error.code === "ENOENT") return Buffer.alloc(0);
     throw error;
   });
+  if (bytes.length === 0) return entries;
   let end = bytes.length;
   while (end > 0 && bytes[end - 1] === 0) end--;
-  if (bytes.length === 0) return entries;
   const text = bytes.toString("utf8", 0, end);
   const [first, ...lines] = text.split("\n");
   if (first !== FORMAT) {
@@ -113,7 +119,7 @@ interface Written {
 /** The file with what is live and nothing else, in place of the old one, on the disk. */
 async function rewrite(folder: string, entries: Entries): Promise<Written> {
   const path = join(folder, "journal");
-  const file = await open(`${path}.new`, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_DSYNC, 0o600);
+  const file = await open(`${path}.new`, O_WRONLY | O_CREAT | O_TRUNC | DSYNC, 0o600);
   try {
     const frames = entries.list().map((entry) => frame([JSON.stringify(entry)]));
     const bytes = Buffer.from(`${FORMAT}\n${frames.join("")}`);
@@ -218,6 +224,7 @@ class Log {
     const all = isLonger ? Buffer.concat([bytes, Buffer.alloc(ZEROS_BYTES)]) : bytes;
     const { bytesWritten } = await written.file.write(all, 0, all.length, written.used);
     if (bytesWritten < all.length) throw new Error("the disk is full");
+    if (!DSYNC) await written.file.datasync();
     if (isLonger) written.length = written.used + all.length;
     written.used += bytes.length;
   }
