@@ -220,7 +220,10 @@ test("l01 nothing is sent without its barrier, and nothing more after one that f
       for (const id of ["order-1", "order-2", "order-3"]) assert.equal((await send(id)).outcome, "fresh");
       assert.equal(barriers, 3, "one for each call: what came of it goes with the next");
     });
-    const failing = () => Promise.reject(new Error("no disk"));
+    const failing = async (real: () => Promise<void>) => {
+      await real();
+      throw new Error("no disk");
+    };
     await withBarrier(folder, failing, () => assert.rejects(send("order-4"), { code: "journal-broken" }));
     await assert.rejects(send("order-5"), { code: "journal-broken" });
     assert.equal(sent, 3);
