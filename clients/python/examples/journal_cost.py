@@ -21,7 +21,7 @@ import httpx
 
 from semel import AsyncClient, Client, Intent
 from semel.exchange import Attempt
-from semel.journal import Journal, Known
+from semel.journal import EventId, Journal, Known
 
 ROUNDS = int(os.environ.get("ROUNDS", 21))
 CALLS = 100
@@ -49,17 +49,18 @@ class Memory(Journal):
         self._known: dict[str, Known] = {}
         self._events: list[list[Any]] = []
 
-    def known(self, operation: str) -> Known | None:
-        return self._known.get(operation)
+    def has(self, operation: str) -> bool:
+        return operation in self._known
 
-    def begin(self, intent: Intent, *, new: bool, scope: bytes, act: Any, at_ms: int) -> int:
+    def begin(self, intent: Intent, *, new: bool, scope: bytes, act: Any, at_ms: int) -> EventId:
         self._known[intent.operation] = Known(intent, at_ms, "open", "", (), scope)
         self._events.append([intent.operation, at_ms])
-        return len(self._events) - 1
+        return intent.operation, len(self._events) - 1
 
-    def end(self, event: int, end_ms: int, saw: Any) -> None:
-        operation, at_ms = self._events[event]
-        self._events[event] = [operation, Attempt(at_ms, end_ms, saw)]
+    def end(self, event: EventId, end_ms: int, saw: Any) -> None:
+        number = event[1]
+        operation, at_ms = self._events[number]
+        self._events[number] = [operation, Attempt(at_ms, end_ms, saw)]
 
     def stands(self, operation: str, state: Any, why: str, at_ms: int) -> None:
         pass
@@ -116,11 +117,12 @@ def tasks(loop: asyncio.AbstractEventLoop, client: AsyncClient) -> float:
 
 
 HEAD = f"""\
-Medians in microseconds of {CALLS} each, in turns: a bare write of 1 KiB and its fdatasync; a call alone with the durable
-journal, and with one in memory; overhead: durable less memory, which is what the journal costs a call; ratio: overhead
-/ raw. Of {TOGETHER} calls together, in threads and as tasks: microseconds of each, and how many there are in the time of one
-bare write."""
-COLUMNS = "raw durable memory overhead ratio threads@64 memory@64 calls/raw tasks@64 memory@64 calls/raw".split()
+Medians in microseconds of {CALLS} each, in turns: a bare write of 1 KiB and its fdatasync; a call alone with the
+durable journal, and with one in memory; overhead: durable less memory, which is what the journal costs a call; ratio:
+overhead / raw. Of {TOGETHER} calls together, in threads and as tasks: microseconds of each, and how many there are in
+the time of one bare write."""
+COLUMNS = ["raw", "durable", "memory", "overhead", "ratio"]
+COLUMNS += ["threads@64", "memory@64", "calls/raw", "tasks@64", "memory@64", "calls/raw"]
 
 
 def shown(figures: list[float]) -> str:
