@@ -23,12 +23,12 @@ from semel import AsyncClient, Client, Intent
 from semel.exchange import Attempt
 from semel.journal import EventId, Journal, Known
 
-ROUNDS = int(os.environ.get("ROUNDS", 21))
+ROUNDS = 21
 CALLS = 100
 TOGETHER = 64
 CALLS_EACH = 4
 WARM_UP_CALLS = 200
-PAUSE_MAX_S = 0.005
+PAUSE_MAX_S = 0.008
 """As long as the steps of a disk that others use, too."""
 
 

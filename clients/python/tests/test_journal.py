@@ -130,7 +130,7 @@ def left_of(world: World, name: str) -> str:
     with tempfile.TemporaryDirectory() as copy:
         for file in FILES:
             shutil.copy(world.folder / file, copy)
-        journal = Journal(copy)
+        journal = Journal(copy, world.still)
         known = journal.known(name)
         journal.close()
         return "" if known is None else known.state

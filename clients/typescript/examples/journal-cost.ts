@@ -15,7 +15,7 @@ const CALLS = 100;
 const TOGETHER = 64;
 const CALLS_EACH = 8;
 /** As long as the steps. */
-const PAUSE_MAX_MS = 5;
+const PAUSE_MAX_MS = 8;
 const WARM_UP_CALLS = 500;
 
 const folder = await mkdtemp(join(process.argv[2] ?? ".", "semel-"));

@@ -341,7 +341,7 @@ test("l17 damage in the middle is refused, and so is what is newer", () =>
     const [begin, first] = text.split("\n");
     await writeFile(path, text.replace(first!, "\0".repeat(first!.length)));
     await assert.rejects(fileJournal(folder), { code: "journal-damaged" }, begin);
-    await writeFile(path, text.replace("semel-journal 1", "semel-journal 2"));
+    await writeFile(path, text.replace("semel-journal 2", "semel-journal 3"));
     await assert.rejects(fileJournal(folder), { code: "journal-format" });
     await writeFile(path, text);
     const mended = await fileJournal(folder);

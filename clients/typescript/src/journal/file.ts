@@ -13,7 +13,7 @@ import { Entries, isForgotten, Turns, type Durable, type Entry, type Journal } f
 import { lockFolder, type Lock } from "./lock.js";
 
 /** The first line of the file. */
-const FORMAT = "semel-journal 1";
+const FORMAT = "semel-journal 2";
 /** The file is written anew when it has this many bytes more than what is live in it needs, and is twice as long. */
 const WASTE_BYTES_MAX = 1 << 20;
 /** When its zeros are used up, the file gets so many more. */
