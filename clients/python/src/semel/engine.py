@@ -5,6 +5,7 @@ Neither blocks nor awaits; `Client` and `AsyncClient` perform what they yield an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -150,10 +151,11 @@ class Engine:
                 continue
             paused = False
             act: Literal["attempt", "read"] = "attempt" if judged.path is None else "read"
+            # Made before the wait for the disk, after which the processor has forgotten much.
+            exchange = Exchange(self._request(intent, judged.path), table.budget.attempt_max_ms, REPLY_BYTES_MAX)
             event = yield Write(self._begin(intent, new, act, now_ms))
             new = False
-            limit_ms = table.budget.attempt_max_ms
-            saw: Saw = yield Exchange(self._request(intent, judged.path), limit_ms, REPLY_BYTES_MAX)
+            saw: Saw = yield exchange
             end_ms = self.surroundings.now_ms()
             self.journal.end(event, end_ms, saw)
             history.append((Attempt if act == "attempt" else Read)(now_ms, end_ms, saw))
@@ -166,6 +168,8 @@ class Engine:
     def _log(
         self, intent: Intent, table: Judgement, history: list[Event], act: Literal["attempt", "read"], saw: Saw
     ) -> None:
+        if not log.LOGGER.isEnabledFor(logging.INFO):
+            return
         judged = judge(table, intent.path, intent.key, history, self.surroundings.now_ms())
         kind = Attempt if act == "attempt" else Read
         number = sum(isinstance(event, kind) for event in history)
