@@ -46,8 +46,8 @@ function writeRawSync(): void {
 }
 
 /**
- * All begin alike: at any point of the steps of milliseconds in which a disk that others use, too, may answer; and after
- * a call that is not counted, so that the processor is awake.
+ * All begin alike: at any point of the steps of milliseconds in which a disk that others use may answer; and after a
+ * call that is not counted, so that the processor is awake.
  */
 async function settle(): Promise<void> {
   await sleep(Math.random() * PAUSE_MAX_MS);
@@ -73,11 +73,12 @@ function median(values: number[]): number {
   return values.sort((one, other) => one - other)[values.length >> 1]!;
 }
 
-const COLUMNS = ["raw", "raw sync", "durable", "memory", "overhead", "ratio", "durable@64", "memory@64", "calls/raw"];
+const ALONE = ["raw", "raw sync", "durable", "memory", "overhead", "ratio"];
+const COLUMNS = [...ALONE, "durable@64", "memory@64", "calls/raw"];
 console.log(`Medians in microseconds of ${CALLS} each, in turns: a bare write of 1 KiB and its fdatasync (by promises; by`);
 console.log("blocking calls, for information); a call alone with the durable journal, and with the one in memory;");
 console.log("overhead: durable less memory, which is what the journal costs a call; ratio: overhead / raw.");
-console.log(`Of ${TOGETHER} calls together: microseconds of each, and how many there are in the time of one bare write.`);
+console.log(`Of ${TOGETHER} calls together: microseconds of each; how many there are in the time of one bare write.`);
 console.log(COLUMNS.join("  "));
 for (let n = 0; n < WARM_UP_CALLS; n++) {
   await call(durable);

@@ -2,7 +2,7 @@
 //
 // One file to which frames are appended. A frame is a line, a checksum and a JSON list of entries, written and synced
 // before the next one begins: so only the last can be torn, and what is wrong anywhere else is damage. Behind the last
-// frame there are zeros: a sync after a write that makes a file longer has to wait for the file system's own journal, too.
+// frame there are zeros: a sync after a write that makes a file longer waits for the file system's own journal, too.
 
 import { constants } from "node:fs";
 import { mkdir, open, readFile, rename, type FileHandle } from "node:fs/promises";
