@@ -31,7 +31,8 @@ def test_e5_e24_l09_whoever_is_killed_anywhere_and_resumes_has_one_entry(
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         with Client(tmp_path, surroundings=AtOnce()) as client:
             resumed = client.resume()
-            expected = [] if step in ("before-begin", "after-stands") else ["payment-7"]
+            # What came of it is written a moment later: at `after-stands` that is lost, and the API is asked again.
+            expected = [] if step == "before-begin" else ["payment-7"]
             assert list(resumed) == expected
             assert all(outcome.happened for outcome in resumed.values()), resumed
             # The same action in hand again is the same operation.

@@ -23,13 +23,15 @@ export function toBytes({ content = "", base64 }: { content?: string; base64?: s
 
 /** All of a content; throws if it broke off or is too long. */
 export async function whole(response: Response, bytes_max: number): Promise<Uint8Array> {
-  let left = bytes_max;
-  const limit = new TransformStream<Uint8Array, Uint8Array>({
-    transform(chunk, rest) {
-      left -= chunk.length;
-      if (left < 0) throw new Error();
-      rest.enqueue(chunk);
-    },
-  });
-  return new Uint8Array(await new Response(response.body?.pipeThrough(limit)).arrayBuffer());
+  const reader = response.body?.getReader();
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for (let part; reader && (part = (await reader.read()).value); parts.push(part)) {
+    length += part.length;
+    // Whoever asked for it stops what is still to come.
+    if (length > bytes_max) throw Error();
+  }
+  const all = new Uint8Array(length);
+  for (const part of parts.reverse()) all.set(part, (length -= part.length));
+  return all;
 }

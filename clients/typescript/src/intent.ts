@@ -1,6 +1,6 @@
 // One user action: its key, its target and its exact bytes, none of which changes afterwards.
 
-import { base64, CONTENT_BYTES_MAX, fromBytes } from "./content.js";
+import { base64, CONTENT_BYTES_MAX, fromBytes, toBytes } from "./content.js";
 import { SemelError } from "./error.js";
 import type { Entry } from "./journal.js";
 import { isObject, parse, pointer, routeOf, type Table } from "./judge.js";
@@ -48,8 +48,8 @@ export async function intentOf(
     }
     (isSecret(name) ? secrets : headers).push([name, value]);
   }
-  const fingerprint = await digest([request.method, target.href, headers], content);
   const kept = fromBytes(content);
+  const fingerprint = await digest([request.method, target.href, headers, kept]);
   let given = !!key;
   if ("member" in place) {
     const before = kept.content;
@@ -157,10 +157,9 @@ export function isSecret(name: string): boolean {
   return name !== "idempotency-key" && /authorization|cookie|token|secret|password|api-?key|signature/.test(name);
 }
 
-/** SHA-256 of a list, whose JSON tells where it ends, and of what follows it. */
-async function digest(list: unknown[], content: BlobPart = ""): Promise<string> {
-  const bytes = await new Blob([JSON.stringify(list), content]).arrayBuffer();
-  return base64(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
+/** SHA-256 of a list, whose JSON tells where each part of it ends. */
+async function digest(list: unknown[]): Promise<string> {
+  return base64(new Uint8Array(await crypto.subtle.digest("SHA-256", toBytes({ content: JSON.stringify(list) }))));
 }
 
 function hex(bytes: Uint8Array): string {

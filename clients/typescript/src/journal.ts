@@ -70,44 +70,39 @@ export function isForgotten({ state, state_ms }: Entry, now_ms: number): boolean
   return (state === "done" || state === "rejected") && state_ms < now_ms - OVER_KEPT_MS;
 }
 
-/** Entries in memory, by operation and by key. */
+/** Entries in memory, by operation and by key, as JSON: what a caller does to its own changes nothing here. */
 export class Entries {
-  readonly #entries = new Map<string, Entry>();
+  readonly #entries = new Map<string, { json: string; claim: string }>();
   readonly #claims = new Map<string, string>();
 
-  get size(): number {
-    return this.#entries.size;
-  }
-
-  /** A copy: what a caller does to it changes nothing here. */
   get(operation: string): Entry | undefined {
-    const entry = this.#entries.get(operation);
-    return entry && structuredClone(entry);
+    const kept = this.#entries.get(operation);
+    return kept && (JSON.parse(kept.json) as Entry);
   }
 
-  /** Throws `key-taken`, and changes nothing, where the key belongs to another operation. */
-  put(entry: Entry): void {
-    const holder = this.#claims.get(claim(entry));
-    if (holder !== undefined && holder !== entry.operation) throw keyTaken(holder);
-    const before = this.#entries.get(entry.operation);
-    if (before) this.#claims.delete(claim(before));
-    this.#claims.set(claim(entry), entry.operation);
-    this.#entries.set(entry.operation, structuredClone(entry));
+  /** What it keeps. Throws `key-taken`, and changes nothing, where the key belongs to another operation. */
+  put(entry: Entry): string {
+    const { operation, key, url } = entry;
+    const claim = `${key}\n${url}`;
+    const holder = this.#claims.get(claim);
+    if (holder !== undefined && holder !== operation) throw keyTaken(holder);
+    const json = JSON.stringify(entry);
+    const before = this.#entries.get(operation);
+    if (before) this.#claims.delete(before.claim);
+    this.#claims.set(claim, operation);
+    this.#entries.set(operation, { json, claim });
+    return json;
   }
 
   delete(operation: string): void {
-    const entry = this.#entries.get(operation);
-    if (entry) this.#claims.delete(claim(entry));
+    const kept = this.#entries.get(operation);
+    if (kept) this.#claims.delete(kept.claim);
     this.#entries.delete(operation);
   }
 
   list(): Entry[] {
-    return oldestFirst([...this.#entries.values()].map((entry) => structuredClone(entry)));
+    return oldestFirst([...this.#entries.values()].map(({ json }) => JSON.parse(json) as Entry));
   }
-}
-
-function claim({ url, key }: Entry): string {
-  return `${key}\n${url}`;
 }
 
 export function oldestFirst(entries: Entry[]): Entry[] {

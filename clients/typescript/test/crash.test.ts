@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
-import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import type { FileHandle } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -169,6 +171,9 @@ function entry(operation: string, key: string): Entry {
   return { operation, key, ...fixed, fingerprint: "f", scope: "s", ...moment, history: [{ at_ms: 1 }] };
 }
 
+/** What returns when all is on the disk. */
+const BARRIER = process.platform === "linux" ? "write" : "datasync";
+
 /** Runs with another barrier of the disk. */
 async function withBarrier(
   folder: string,
@@ -176,17 +181,28 @@ async function withBarrier(
   run: () => Promise<void>,
 ) {
   const probe = await open(join(folder, "probe"), "w");
-  const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> };
+  const handles = Object.getPrototypeOf(probe) as { [name: string]: (this: FileHandle, ...all: any) => Promise<any> };
   await probe.close();
-  const { datasync } = handles;
-  handles.datasync = function () {
-    return barrier(() => datasync.call(this));
+  const original = handles[BARRIER]!;
+  handles[BARRIER] = async function (...all) {
+    let told;
+    await barrier(async () => {
+      if (BARRIER === "write") assert.ok((await flags(this)) & constants.O_DSYNC, "this write waits for the disk");
+      told = await original.apply(this, all);
+    });
+    return told;
   };
   try {
     await run();
   } finally {
-    handles.datasync = datasync;
+    handles[BARRIER] = original;
   }
+}
+
+/** How Linux opened a file. */
+async function flags(file: FileHandle): Promise<number> {
+  const about = await readFile(`/proc/self/fdinfo/${file.fd}`, "utf8");
+  return parseInt(/^flags:\s*(\d+)$/m.exec(about)![1]!, 8);
 }
 
 test("l01 nothing is sent without its barrier, and nothing more after one that failed", () =>
@@ -205,7 +221,10 @@ test("l01 nothing is sent without its barrier, and nothing more after one that f
       for (const id of ["order-1", "order-2", "order-3"]) assert.equal((await send(id)).outcome, "fresh");
       assert.equal(barriers, 3, "one for each call: what came of it goes with the next");
     });
-    const failing = () => Promise.reject(new Error("no disk"));
+    const failing = async (real: () => Promise<void>) => {
+      await real();
+      throw new Error("no disk");
+    };
     await withBarrier(folder, failing, () => assert.rejects(send("order-4"), { code: "journal-broken" }));
     await assert.rejects(send("order-5"), { code: "journal-broken" });
     assert.equal(sent, 3);
@@ -254,26 +273,60 @@ test("l09 what happened is written soon, whether somebody else writes or not", (
     assert.equal((await leftOf(folder, "order-2"))?.state, "done", "and at the latest when it is closed");
   }));
 
+/** The file without the zeros at its end. */
+async function used(path: string): Promise<Buffer> {
+  const bytes = await readFile(path);
+  return bytes.subarray(0, bytes.findLastIndex((byte) => byte !== 0) + 1);
+}
+
 test("l17 a torn tail is dropped, wherever it is torn; what was kept before stays", () =>
   withFolder(async (folder) => {
     const path = join(folder, "journal");
     const journal = await fileJournal(folder);
     await journal.put(entry("order-1", "k-1"));
-    const kept = (await readFile(path)).length;
+    const kept = (await used(path)).length;
     await journal.put({ ...entry("order-1", "k-1"), history: [{ at_ms: 1, end_ms: 2, status: 201 }] });
     await journal.close();
-    const whole = await readFile(path);
-    for (let length = kept; length <= whole.length; length += length + 1 < whole.length && length > kept ? 17 : 1) {
-      await writeFile(path, whole.subarray(0, length));
+    const whole = await used(path);
+    const statusLeft = async (...parts: Buffer[]) => {
+      await writeFile(path, Buffer.concat(parts));
       const torn = await fileJournal(folder);
       const [event] = (await torn.get("order-1"))!.history;
-      // An attempt whose end is lost may have been sent.
-      assert.equal(event!.status, length === whole.length ? 201 : undefined, `${length} of ${whole.length}`);
       await torn.close();
+      return event!.status;
+    };
+    const zeros = Buffer.alloc(5000);
+    for (let length = kept; length <= whole.length; length += length + 1 < whole.length && length > kept ? 17 : 1) {
+      const about = `${length} of ${whole.length}`;
+      const begun = whole.subarray(0, length);
+      // An attempt whose end is lost may have been sent.
+      const left = length === whole.length ? 201 : undefined;
+      assert.equal(await statusLeft(begun), left, about);
+      assert.equal(await statusLeft(begun, zeros), left, `${about}, zeros behind it`);
+      if (length === kept) continue;
+      // The disk need not write from front to back.
+      const gap = Buffer.alloc(length - kept);
+      assert.equal(await statusLeft(whole.subarray(0, kept), gap, whole.subarray(length), zeros), undefined, about);
     }
-    const zeros = Buffer.concat([whole.subarray(0, kept), Buffer.alloc(whole.length - kept - 1), Buffer.from("\n")]);
-    await writeFile(path, zeros);
-    await (await fileJournal(folder)).close();
+  }));
+
+test("l17 the file is as long as before for as long as there are zeros, and then gets more of them", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "journal");
+    const journal = await fileJournal(folder);
+    const { size } = await stat(path);
+    for (let n = 0; n < 50; n++) await journal.put(entry(`order-${n}`, `k-${n}`));
+    assert.equal((await stat(path)).size, size);
+    await journal.put({ ...entry("large", "k-large"), content: "x".repeat(size) });
+    const longer = (await stat(path)).size;
+    assert.ok(longer > (await used(path)).length + 1000, "there are zeros again");
+    await journal.put(entry("order-50", "k-50"));
+    assert.equal((await stat(path)).size, longer);
+    await journal.close();
+    const again = await fileJournal(folder);
+    assert.equal((await again.list()).length, 52);
+    assert.equal((await again.get("order-50"))!.key, "k-50");
+    await again.close();
   }));
 
 test("l17 damage in the middle is refused, and so is what is newer", () =>
@@ -286,7 +339,10 @@ test("l17 damage in the middle is refused, and so is what is newer", () =>
     const text = await readFile(path, "utf8");
     await writeFile(path, text.replace("k-1", "k-9"));
     await assert.rejects(fileJournal(folder), { code: "journal-damaged" });
-    await writeFile(path, text.replace("semel-journal 1", "semel-journal 2"));
+    const [begin, first] = text.split("\n");
+    await writeFile(path, text.replace(first!, "\0".repeat(first!.length)));
+    await assert.rejects(fileJournal(folder), { code: "journal-damaged" }, begin);
+    await writeFile(path, text.replace("semel-journal 2", "semel-journal 3"));
     await assert.rejects(fileJournal(folder), { code: "journal-format" });
     await writeFile(path, text);
     const mended = await fileJournal(folder);

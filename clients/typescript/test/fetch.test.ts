@@ -406,3 +406,20 @@ test("what cannot be sent is refused", async () => {
   assert.equal(await code(ramp('{"orderId":"o-attempt-2"}')), "key-counts");
   await assert.rejects(idempotentFetch("/orders", {}, common), TypeError);
 });
+
+test("l18 a content in parts is told whole, and one without an end is none", async () => {
+  const contentOf = async (...parts: Uint8Array[]) => {
+    let at = 0;
+    const pull = (stream: ReadableStreamDefaultController) =>
+      at < parts.length ? stream.enqueue(parts[at++]) : stream.close();
+    const fetch = async () => new Response(new ReadableStream({ pull }), { status: 201 });
+    const options = { journal: memoryJournal(), policy: ietf, clock: new Still(), attemptsMax: 1, fetch };
+    const { outcome, response } = await idempotentFetch("http://a/", { body: "{}" }, options);
+    return outcome === "fresh" ? await response!.text() : outcome;
+  };
+  assert.equal(await contentOf(), "");
+  assert.equal(await contentOf(...["a", "bcd", "", "ef"].map((part) => new TextEncoder().encode(part))), "abcdef");
+  const megabytes = Array<Uint8Array>(17).fill(new Uint8Array(1 << 20));
+  assert.equal(await contentOf(...megabytes), "unresolved");
+  assert.equal((await contentOf(...megabytes.slice(1))).length, 16 << 20);
+});

@@ -5,8 +5,10 @@ Neither blocks nor awaits; `Client` and `AsyncClient` perform what they yield an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import httpx
@@ -16,7 +18,7 @@ from .errors import AnotherKey, Edited, NoSuchOperation, OtherCredentials, SendE
 from .exchange import Attempt, Event, Read, Reply, Saw
 from .exchange import Resumed as ResumedEvent
 from .intent import Intent, is_header
-from .journal import Journal, Known, State
+from .journal import EventId, Journal, Known, State, is_waited_for
 from .judge import Judged, judge
 from .outcome import AlreadyExists, Fresh, Outcome, Rejected, Replayed, Unresolved
 from .surroundings import Surroundings
@@ -90,7 +92,9 @@ class Engine:
 
     def send(self, intent: Intent) -> Steps:
         """Sends an operation, or goes on with it if the journal knows it."""
-        known: Known | None = yield Write(lambda: self.journal.known(intent.operation))
+        known: Known | None = None
+        if self.journal.has(intent.operation):
+            known = yield Write(lambda: self.journal.known(intent.operation))
         if known is None:
             return (yield from self._run(intent, [], new=True))
         before = known.intent
@@ -127,7 +131,7 @@ class Engine:
             return (yield from self._conclude(intent, judged, history))
         if judged.open and known.scope != self._scope(intent):
             raise OtherCredentials(intent.operation)
-        yield Write(lambda: self.journal.resumed(intent.operation, now_ms))
+        self.journal.resumed(intent.operation, now_ms)
         history.append(ResumedEvent(now_ms))
         return (yield from self._run(intent, history, new=False))
 
@@ -147,25 +151,25 @@ class Engine:
                 continue
             paused = False
             act: Literal["attempt", "read"] = "attempt" if judged.path is None else "read"
+            # Made before the wait for the disk, after which the processor has forgotten much.
+            exchange = Exchange(self._request(intent, judged.path), table.budget.attempt_max_ms, REPLY_BYTES_MAX)
             event = yield Write(self._begin(intent, new, act, now_ms))
             new = False
-            limit_ms = table.budget.attempt_max_ms
-            saw: Saw = yield Exchange(self._request(intent, judged.path), limit_ms, REPLY_BYTES_MAX)
+            saw: Saw = yield exchange
             end_ms = self.surroundings.now_ms()
-            yield Write(self._end(event, end_ms, saw))
+            self.journal.end(event, end_ms, saw)
             history.append((Attempt if act == "attempt" else Read)(now_ms, end_ms, saw))
             self._log(intent, table, history, act, saw)
 
-    def _begin(self, intent: Intent, new: bool, act: Literal["attempt", "read"], at_ms: int) -> Callable[[], int]:
+    def _begin(self, intent: Intent, new: bool, act: Literal["attempt", "read"], at_ms: int) -> Callable[[], EventId]:
         scope = self._scope(intent)
         return lambda: self.journal.begin(intent, new=new, scope=scope, act=act, at_ms=at_ms)
-
-    def _end(self, event: int, end_ms: int, saw: Saw) -> Callable[[], None]:
-        return lambda: self.journal.end(event, end_ms, saw)
 
     def _log(
         self, intent: Intent, table: Judgement, history: list[Event], act: Literal["attempt", "read"], saw: Saw
     ) -> None:
+        if not log.LOGGER.isEnabledFor(logging.INFO):
+            return
         judged = judge(table, intent.path, intent.key, history, self.surroundings.now_ms())
         kind = Attempt if act == "attempt" else Read
         number = sum(isinstance(event, kind) for event in history)
@@ -174,7 +178,12 @@ class Engine:
     def _conclude(self, intent: Intent, judged: Judged, history: Iterable[Event]) -> Steps:
         """Writes down where it stands."""
         at_ms = self.surroundings.now_ms()
-        yield Write(lambda: self.journal.stands(intent.operation, _state(judged), judged.why, at_ms))
+        state = _state(judged)
+        stands = partial(self.journal.stands, intent.operation, state, judged.why, at_ms)
+        if is_waited_for(state):
+            yield Write(stands)
+        else:
+            stands()
         return _outcome(intent, judged, list(history))
 
     def _scope(self, intent: Intent) -> bytes:

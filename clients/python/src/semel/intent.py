@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -169,7 +170,7 @@ class Intent:
             object.__setattr__(intent, field.name, value)
         return intent
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The path of the target, without query."""
         return _path(httpx.URL(self.target))

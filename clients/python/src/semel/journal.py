@@ -1,9 +1,8 @@
 """Where intents survive: one folder, one process at a time, durable before the first byte leaves.
 
 SQLite in WAL mode. That an attempt begins is synced to the disk before anybody sends, and that an operation did not
-happen before anybody is told. What else was seen is handed to the operating system, and synced with the next
-beginning: a killed process loses nothing, and a machine without power at most an answer, so that the attempt counts as
-one whose response was lost.
+happen before anybody is told. What else was seen is written with the next beginning, or a moment later: if it is lost
+in a crash, the attempt counts as one whose response was lost.
 """
 
 from __future__ import annotations
@@ -21,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast, get_args
 
-from .errors import JournalBroken, JournalDamaged, JournalError, JournalLocked, KeyTaken
+from .errors import JournalBroken, JournalDamaged, JournalError, JournalLocked, KeyTaken, NoSuchOperation, SemelError
 from .exchange import Attempt, Event, Read, Reply, Resumed, Saw
 from .intent import Intent, Key, is_secret
 from .surroundings import Surroundings
+
+if os.name != "nt":
+    import fcntl
 
 __all__ = ["Journal", "Known", "State"]
 
@@ -32,13 +34,13 @@ State = Literal["open", "done", "rejected", "stopped", "unresolved"]
 """Where an operation stands: it runs or was interrupted; it happened; it did not, and is over; it did not, and may be
 resumed once the cause is mended; nobody knows."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a journal of this version could not be read by the one before."""
 
 _SCHEMA = """
 CREATE TABLE journal (secret BLOB NOT NULL);
 CREATE TABLE intent (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    n INTEGER PRIMARY KEY,
     operation TEXT NOT NULL UNIQUE,
     key TEXT NOT NULL,
     preset TEXT NOT NULL,
@@ -57,22 +59,22 @@ CREATE TABLE intent (
     UNIQUE (target, key)
 );
 CREATE TABLE event (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
-    operation TEXT NOT NULL,
+    intent INTEGER,
+    n INTEGER,
     act TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
     end_ms INTEGER,
     status INTEGER,
     headers BLOB,
     content BLOB,
-    checksum INTEGER
-);
-CREATE INDEX event_of ON event (operation, n);
+    checksum INTEGER,
+    PRIMARY KEY (intent, n)
+) WITHOUT ROWID;
 """
 
 _INTENT = (
     "SELECT operation, key, preset, method, target, headers, content, fingerprint, key_given, "
-    "checksum, created_ms, scope, state, why FROM intent"
+    "checksum, created_ms, scope, state, why, n FROM intent"
 )
 
 _STATUS = {"not-sent": -1, "no-response": -2}
@@ -82,6 +84,9 @@ _LOG_PAGES_MAX = 400
 """The log is moved into the database when it has so many pages."""
 _LOG_BYTES = 2 << 20
 """It takes so many bytes on the disk: its pages, and the commit that goes beyond them."""
+
+EventId = tuple[str, int]
+"""Names one event: of which operation, and the how-manieth."""
 
 T = TypeVar("T")
 
@@ -102,6 +107,11 @@ class Known:
     """The digest of the credentials that it was last sent with."""
 
 
+def is_waited_for(state: State) -> bool:
+    """Whoever is told that it did not happen may do it in another way: no crash may make it open again."""
+    return state in ("rejected", "stopped")
+
+
 class _Job:
     """One thing to do in a transaction."""
 
@@ -120,6 +130,9 @@ class Journal:
     GROUP_JOBS_MAX = 512
     """How many jobs share a commit."""
 
+    LATER_MAX_MS = 100
+    """How long what was seen may stay in memory only."""
+
     def __init__(self, folder: str | os.PathLike[str], surroundings: Surroundings | None = None) -> None:
         """Opens the journal in this folder, or begins one; recovers what a crash left; forgets what has been over for
         `OVER_KEPT_MS`. One process at a time (L11): otherwise `JournalLocked`."""
@@ -127,13 +140,16 @@ class Journal:
         self._process = os.getpid()
         self._jobs: deque[_Job] = deque()
         self._turn = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._failed: JournalError | None = None
         self._lock = _lock(self.folder)
         try:
-            self._connection = _open(self.folder)
+            self._connection, self._log = _open(self.folder)
             (self._secret,) = self._connection.execute("SELECT secret FROM journal").fetchone()
             now_ms = (surroundings or Surroundings()).now_ms()
             self._write(lambda connection: _forget_over(connection, now_ms - self.OVER_KEPT_MS), durable=False)
+            # Those that are there: what is new costs no look.
+            self._operations = {name for (name,) in self._connection.execute("SELECT operation FROM intent")}
         except (sqlite3.Error, TypeError) as error:
             self.close()
             raise JournalDamaged(f"{self.folder} is not a journal that this version can read: {error}") from error
@@ -144,10 +160,14 @@ class Journal:
     def close(self) -> None:
         """Closes it; the folder is free for others."""
         with self._turn:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._commit_all()
             self._failed = self._failed or JournalBroken("the journal is closed; open it again")
-            connection = getattr(self, "_connection", None)
-            if connection is not None and os.getpid() == self._process:
-                connection.close()
+            if hasattr(self, "_connection"):
+                if os.getpid() == self._process:
+                    self._connection.close()
+                self._log.close()
             self._lock.close()
 
     def operations(self) -> list[Known]:
@@ -162,7 +182,14 @@ class Journal:
     def forget(self, operation: str) -> bool:
         """Forgets an operation: somebody has found out what became of it, and nothing is to be sent for it any more.
         Its id and key are free for another one. False if there is none."""
-        return self._write(lambda connection: _forget(connection, operation), durable=True)
+        forgotten = self._write(lambda connection: _forget(connection, operation), durable=True)
+        self._operations.discard(operation)
+        return forgotten
+
+    def has(self, operation: str) -> bool:
+        """Whether `known` knows it; nobody waits for that."""
+        self._usable()
+        return operation in self._operations
 
     def known(self, operation: str) -> Known | None:
         """One operation."""
@@ -173,57 +200,67 @@ class Journal:
 
         return self._read(work)
 
-    def begin(self, intent: Intent, *, new: bool, scope: bytes, act: Literal["attempt", "read"], at_ms: int) -> int:
+    def begin(self, intent: Intent, *, new: bool, scope: bytes, act: Literal["attempt", "read"], at_ms: int) -> EventId:
         """Writes down that an exchange begins, and before it the intent if that is new. An attempt is on the disk when
-        this returns (L1). Raises `KeyTaken`, with nothing written, where another operation has the key."""
+        this returns (L1). Raises, with nothing written, `KeyTaken` where another operation has the key, and
+        `NoSuchOperation` where somebody has forgotten it."""
+        operation = intent.operation
 
-        def work(connection: sqlite3.Connection) -> int | KeyTaken:
+        def work(connection: sqlite3.Connection) -> EventId | SemelError:
             if new:
                 holder = connection.execute(
                     "SELECT operation FROM intent WHERE target = ? AND key = ? AND operation <> ?",
-                    (intent.target, str(intent.key), intent.operation),
+                    (intent.target, str(intent.key), operation),
                 ).fetchone()
                 if holder is not None:
                     return KeyTaken(holder[0])
-                _insert(connection, intent, scope, at_ms)
-            elif act == "attempt":
+                if operation in self._operations:
+                    # One by the same name that is over is replaced, events and all.
+                    _forget(connection, operation)
+                number = _insert(connection, intent, scope, at_ms)
+                self._operations.add(operation)
+                insert = "INSERT INTO event (intent, n, act, at_ms) VALUES (?, 1, ?, ?)"
+                connection.execute(insert, (number, act, at_ms))
+                return operation, 1
+            if act == "attempt":
                 update = "UPDATE intent SET scope = ?, state = 'open', why = '' WHERE operation = ?"
-                connection.execute(update, (scope, intent.operation))
-            insert = "INSERT INTO event (operation, act, at_ms) VALUES (?, ?, ?)"
-            event = connection.execute(insert, (intent.operation, act, at_ms)).lastrowid
-            assert event is not None, "an insert has a row"
-            return event
+                connection.execute(update, (scope, operation))
+            event = _add(connection, operation, act, at_ms)
+            return NoSuchOperation(operation) if event is None else event
 
         # Losing a read loses nothing.
         event = self._write(work, durable=act == "attempt")
-        if isinstance(event, KeyTaken):
+        if isinstance(event, SemelError):
             raise event
         return event
 
-    def end(self, event: int, end_ms: int, saw: Saw) -> None:
-        """Writes down what came of it, without secrets."""
+    def end(self, event: EventId, end_ms: int, saw: Saw) -> None:
+        """Has it written down what came of it, without secrets."""
         if isinstance(saw, Reply):
             status, content = saw.status, saw.content
             headers = _headers_to_bytes(pair for pair in saw.headers if not is_secret(pair[0]))
         else:
             status, headers, content = _STATUS[saw], b"", b""
         checksum = _checksum(str(status).encode(), headers, content)
-        update = "UPDATE event SET end_ms = ?, status = ?, headers = ?, content = ?, checksum = ? WHERE n = ?"
-        values = (end_ms, status, headers, content, checksum, event)
-        self._write(lambda connection: connection.execute(update, values) and None, durable=False)
+        update = (
+            "UPDATE event SET end_ms = ?, status = ?, headers = ?, content = ?, checksum = ? "
+            "WHERE intent = (SELECT n FROM intent WHERE operation = ?) AND n = ?"
+        )
+        values = (end_ms, status, headers, content, checksum, *event)
+        self._later(lambda connection: connection.execute(update, values))
 
     def resumed(self, operation: str, at_ms: int) -> None:
-        """Writes down that somebody asked to go on."""
-        insert = "INSERT INTO event (operation, act, at_ms) VALUES (?, 'resumed', ?)"
-        self._write(lambda connection: connection.execute(insert, (operation, at_ms)) and None, durable=False)
+        """Has it written down that somebody asked to go on."""
+        self._later(lambda connection: _add(connection, operation, "resumed", at_ms))
 
     def stands(self, operation: str, state: State, why: str, at_ms: int) -> None:
-        """Writes down where an operation stands."""
+        """Writes down where an operation stands; that it did not happen is on the disk when this returns (L18)."""
         update = "UPDATE intent SET state = ?, why = ?, state_ms = ? WHERE operation = ?"
         values = (state, why, at_ms, operation)
-        # Whoever is told that it did not happen may do it in another way: no crash may make it open again.
-        durable = state in ("rejected", "stopped")
-        self._write(lambda connection: connection.execute(update, values) and None, durable=durable)
+        if is_waited_for(state):
+            self._write(lambda connection: connection.execute(update, values) and None, durable=True)
+        else:
+            self._later(lambda connection: connection.execute(update, values))
 
     def digest(self, credentials: bytes) -> bytes:
         """A digest of credentials that only this journal can compare, so that it tells nothing about them."""
@@ -231,6 +268,7 @@ class Journal:
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._turn:
+            self._commit_all()
             self._usable()
             try:
                 return work(self._connection)
@@ -243,23 +281,43 @@ class Journal:
         self._jobs.append(job)
         with self._turn:
             while not job.done:
-                count = min(len(self._jobs), self.GROUP_JOBS_MAX)
-                self._commit([self._jobs.popleft() for _ in range(count)])
+                self._commit()
         if job.error is not None:
             raise job.error
         return cast(T, job.result)
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _later(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        """Has it done by who commits next, or a moment later. Nobody waits: if it fails, the next one fails, too."""
+        self._usable()
+        self._jobs.append(_Job(work, durable=False))
+        if self._timer is None:
+            self._timer = threading.Timer(self.LATER_MAX_MS / 1000, self._commit_later)
+            try:
+                self._timer.start()
+            except RuntimeError:
+                # The interpreter ends, and starts no thread any more.
+                self._commit_later()
+
+    def _commit_later(self) -> None:
+        self._timer = None
+        with self._turn:
+            self._commit_all()
+
+    def _commit_all(self) -> None:
+        while self._jobs:
+            self._commit()
+
+    def _commit(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), self.GROUP_JOBS_MAX))]
         error: Exception | None = None
         try:
             self._usable()
-            # In WAL mode FULL syncs every commit, and NORMAL leaves that to the next one.
-            durable = any(job.durable for job in jobs)
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job.result = job.work(self._connection)
             self._connection.execute("COMMIT")
+            if any(job.durable for job in jobs):
+                self._barrier()
         except JournalError as unusable:
             error = unusable
         except BaseException as failure:
@@ -270,6 +328,15 @@ class Journal:
         finally:
             for job in jobs:
                 job.error, job.done = error, True
+
+    def _barrier(self) -> None:
+        """Returns when what was committed is on the disk."""
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(self._log, fcntl.F_FULLFSYNC)
+        elif hasattr(os, "fdatasync"):
+            os.fdatasync(self._log.fileno())
+        else:
+            os.fsync(self._log.fileno())
 
     def _usable(self) -> None:
         if os.getpid() != self._process:
@@ -293,8 +360,6 @@ def _lock(folder: Path) -> IO[bytes]:
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
-            import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
@@ -313,8 +378,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _open(folder: Path) -> sqlite3.Connection:
-    """Opens the database: a torn tail of its log is dropped by SQLite, a damaged file is refused."""
+def _open(folder: Path) -> tuple[sqlite3.Connection, IO[bytes]]:
+    """Opens the database: a torn tail of its log is dropped by SQLite, a damaged file is refused. Also its log, whose
+    barrier is ours."""
     path = folder / "journal.sqlite"
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
@@ -323,7 +389,8 @@ def _open(folder: Path) -> sqlite3.Connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise JournalError(f"the file system of {folder} cannot hold a journal")
-        connection.execute("PRAGMA synchronous = FULL")
+        # SQLite's own barriers are those that keep the database whole; what a commit said waits for the journal's.
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA fullfsync = ON")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
@@ -341,45 +408,62 @@ def _open(folder: Path) -> sqlite3.Connection:
         if check != "ok":
             raise JournalDamaged(f"{folder} is damaged: {check}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES_MAX}").fetchone()
-        _lengthen(folder / "journal.sqlite-wal")
+        return connection, _open_log(folder / "journal.sqlite-wal")
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
-def _lengthen(log: Path) -> None:
-    """Gives SQLite's log all its bytes, as zeros, which it reads as its end. A sync after a write that makes a file
-    longer has to wait for the file system's own journal, too, and costs half as much again."""
-    with open(log, "ab") as file:
-        file.write(bytes(max(0, _LOG_BYTES - file.tell())))
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(log.parent)
+def _open_log(path: Path) -> IO[bytes]:
+    """SQLite's log: it is there from the first read on until the connection is closed. It gets all its bytes now, as
+    zeros, which SQLite reads as its end. A barrier after a write that makes a file longer has to wait for the file
+    system's own journal, too, and costs half as much again."""
+    log = open(path, "ab", buffering=0)  # noqa: SIM115  (held for as long as the journal is)
+    try:
+        log.write(bytes(max(0, _LOG_BYTES - log.tell())))
+        os.fsync(log.fileno())
+        _sync_folder(path.parent)
+    except BaseException:
+        log.close()
+        raise
+    return log
 
 
 def _forget_over(connection: sqlite3.Connection, before_ms: int) -> None:
     over = "state IN ('done', 'rejected') AND state_ms < ?"
-    connection.execute(
-        f"DELETE FROM event WHERE operation IN (SELECT operation FROM intent WHERE {over})", (before_ms,)
-    )
+    connection.execute(f"DELETE FROM event WHERE intent IN (SELECT n FROM intent WHERE {over})", (before_ms,))
     connection.execute(f"DELETE FROM intent WHERE {over}", (before_ms,))
 
 
 def _forget(connection: sqlite3.Connection, operation: str) -> bool:
-    connection.execute("DELETE FROM event WHERE operation = ?", (operation,))
+    number = "(SELECT n FROM intent WHERE operation = ?)"
+    connection.execute(f"DELETE FROM event WHERE intent = {number}", (operation,))
     return connection.execute("DELETE FROM intent WHERE operation = ?", (operation,)).rowcount > 0
 
 
-def _insert(connection: sqlite3.Connection, intent: Intent, scope: bytes, at_ms: int) -> None:
-    """A new operation; one by the same name that is over is replaced, events and all."""
-    _forget(connection, intent.operation)
+def _insert(connection: sqlite3.Connection, intent: Intent, scope: bytes, at_ms: int) -> int:
+    """A new operation, and its number."""
     columns = _columns(intent)
-    connection.execute(
+    number = connection.execute(
         "INSERT INTO intent (operation, key, preset, method, target, headers, content, fingerprint, key_given, "
         "checksum, created_ms, scope, state, why, state_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', '', ?)",
         (*columns, _checksum_of(columns), at_ms, scope, at_ms),
+    ).lastrowid
+    assert number is not None, "an insert has a row"
+    return number
+
+
+def _add(connection: sqlite3.Connection, operation: str, act: str, at_ms: int) -> EventId | None:
+    """One more event of an operation; None where the operation is not there any more."""
+    select = (
+        "SELECT n, 1 + coalesce((SELECT max(n) FROM event WHERE event.intent = intent.n), 0) "
+        "FROM intent WHERE operation = ?"
     )
+    found = connection.execute(select, (operation,)).fetchone()
+    if found is None:
+        return None
+    connection.execute("INSERT INTO event (intent, n, act, at_ms) VALUES (?, ?, ?, ?)", (*found, act, at_ms))
+    return operation, found[1]
 
 
 def _columns(intent: Intent) -> tuple[Any, ...]:
@@ -397,7 +481,7 @@ def _columns(intent: Intent) -> tuple[Any, ...]:
 
 
 def _known(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Known:
-    columns, (checksum, created_ms, scope, state, why) = row[:9], row[9:]
+    columns, (checksum, created_ms, scope, state, why, number) = row[:9], row[9:]
     operation = columns[0]
     damaged = JournalDamaged(f"the journal's record of operation {operation} is damaged")
     if checksum != _checksum_of(columns) or state not in get_args(State):
@@ -405,8 +489,8 @@ def _known(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Known:
     headers = _headers_from_bytes(columns[5])
     key = Key(columns[1], counted=True)
     intent = Intent._stored(operation, key, *columns[2:5], headers, *columns[6:8], bool(columns[8]))
-    select = "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event WHERE operation = ? ORDER BY n"
-    history = tuple(_event(event, damaged) for event in connection.execute(select, (operation,)))
+    select = "SELECT act, at_ms, end_ms, status, headers, content, checksum FROM event WHERE intent = ? ORDER BY n"
+    history = tuple(_event(event, damaged) for event in connection.execute(select, (number,)))
     return Known(intent, created_ms, state, why, history, scope)
 
 
