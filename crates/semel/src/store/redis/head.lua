@@ -34,8 +34,9 @@ local function head_at(key)
   return string.sub(bytes, 3, 20), struct.unpack('>I8I8I8BI4', fields, 21)
 end
 
-local function head_of(stamp, written, retention, trims, phase, whole)
-  local fields = 's1' .. stamp .. struct.pack('>I8I8I8BI4', written, retention, trims, phase, whole)
+-- A head; `tail` is what follows the time.
+local function head_of(stamp, written, tail)
+  local fields = 's1' .. stamp .. struct.pack('>I8', written) .. tail
   return fields .. check(fields)
 end
 

@@ -6,7 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use redis::{Cmd, Value};
 use semel_core::record::ExchangeId;
 
-use super::super::{Found, PhaseKind, Record, RecordKey, Stamp, StoreError, Swap, Swapped};
+use super::super::{Found, PhaseKind, Put, Record, RecordKey, Stamp, StoreError, Swap, Swapped};
 
 /// How many bytes the head of a value has; `head.lua` says what they are.
 pub(super) const HEAD_LEN: usize = 57;
@@ -63,7 +63,7 @@ impl Script {
             for argument in arguments {
                 command.arg(argument.as_ref());
             }
-            command.arg(ends_ms);
+            command.arg(&ends_ms.to_be_bytes());
         }
         command
     }
@@ -109,41 +109,33 @@ pub(super) enum Room {
     None,
 }
 
-/// How many arguments a swap has, without the last.
-const SWAP_ARGUMENTS: usize = 9;
-
-/// The arguments of `swap.lua`, except the last, which the lane knows. `now_ms`: a simulated time; without it the server's clock counts.
-pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> Vec<Bytes> {
-    let expect = swap.expect.map_or_else(Bytes::new, stamp_bytes);
-    let room = match room {
-        Room::Unknown => Bytes::new(),
-        Room::None => Bytes::from_static(b"none"),
-    };
-    let mut arguments = vec![now_argument(now_ms), expect, room];
-    let Some(put) = &swap.put else {
-        // As many as of every other.
-        arguments.resize(SWAP_ARGUMENTS, Bytes::new());
-        return arguments;
-    };
-    let trims = put.record.trims_at();
+/// The arguments of `swap.lua`, except the last, which the lane knows. `now_ms`: a simulated time; without it the server's
+/// clock counts.
+pub(super) fn swap_arguments(now_ms: Option<u64>, swap: &Swap, room: Room) -> [Bytes; 2] {
+    const LEN: usize = 8 + 3 + 2 * STAMP_LEN + 21;
+    let mut asked = BytesMut::with_capacity(LEN);
+    asked.put_u64(now_ms.map_or(0, |now_ms| now_ms.max(1)));
+    asked.put_u8(swap.expect.is_some().into());
+    asked.put_u8(swap.put.is_some().into());
+    asked.put_u8((room == Room::None).into());
+    asked.put_slice(&swap.expect.map_or([0; STAMP_LEN], stamp_bytes));
+    asked.put_slice(&swap.put.as_ref().map_or([0; STAMP_LEN], |put| stamp_bytes(put.stamp)));
     let mut body = BytesMut::new();
-    append(&put.record, &mut body);
-    let whole_len = body.len();
-    // What is left of it then, so that nobody has to read the record in order to trim it.
-    if let Some(left) = trims.and_then(|at| put.record.clone().at_age(at)) {
-        append(&left, &mut body);
+    if let Some(Put { record, .. }) = &swap.put {
+        append(record, &mut body);
+        let whole_len = u32::try_from(body.len()).expect("a record is far shorter than 4 GiB");
+        let trims = record.trims_at();
+        // What is left of it then, so that nobody has to read the record in order to trim it.
+        if let Some(left) = trims.and_then(|at| record.clone().at_age(at)) {
+            append(&left, &mut body);
+        }
+        asked.put_u64(millis(record.retention).min(RETENTION_MS_MAX));
+        asked.put_u64(trims.map_or(NEVER_MS, |at| millis(at).min(NEVER_MS)));
+        asked.put_u8(record.kind() as u8);
+        asked.put_u32(whole_len);
     }
-    let trims_ms = trims.map_or(NEVER_MS, |at| millis(at).min(NEVER_MS));
-    arguments.extend([
-        stamp_bytes(put.stamp),
-        decimal(millis(put.record.retention).min(RETENTION_MS_MAX)),
-        decimal(trims_ms),
-        decimal(u64::from(put.record.kind() as u8)),
-        decimal(whole_len as u64),
-        body.freeze(),
-    ]);
-    debug_assert_eq!(arguments.len(), SWAP_ARGUMENTS, "swap.lua counts them");
-    arguments
+    asked.resize(LEN, 0);
+    [asked.freeze(), body.freeze()]
 }
 
 /// A record and its checksum.
@@ -155,7 +147,7 @@ fn append(record: &Record, body: &mut BytesMut) {
 }
 
 pub(super) fn now_argument(now_ms: Option<u64>) -> Bytes {
-    now_ms.map_or_else(Bytes::new, decimal)
+    Bytes::copy_from_slice(&now_ms.map_or(0, |now_ms| now_ms.max(1)).to_be_bytes())
 }
 
 /// What `swap.lua` answered for its key, for the asker; `Ok(None)` when there is no room.
@@ -232,21 +224,17 @@ pub(super) fn time_of(answer: &Value) -> Option<u64> {
     Some(number(seconds)? * 1_000 + number(micros)? / 1_000)
 }
 
-fn stamp_bytes(stamp: Stamp) -> Bytes {
+fn stamp_bytes(stamp: Stamp) -> [u8; STAMP_LEN] {
     let mut bytes = [0; STAMP_LEN];
     bytes[..16].copy_from_slice(&stamp.exchange.0.to_be_bytes());
     bytes[16..].copy_from_slice(&stamp.write.to_be_bytes());
-    Bytes::copy_from_slice(&bytes)
+    bytes
 }
 
 fn stamp_of(bytes: &[u8]) -> Option<Stamp> {
     let (exchange, write) = bytes.split_at_checked(16)?;
     let exchange = ExchangeId(u128::from_be_bytes(exchange.try_into().ok()?));
     Some(Stamp { exchange, write: u16::from_be_bytes(write.try_into().ok()?) })
-}
-
-fn decimal(n: u64) -> Bytes {
-    Bytes::from(n.to_string())
 }
 
 fn millis(span: Duration) -> u64 {
