@@ -293,14 +293,19 @@ async fn k18_a_refused_connection_frees_the_key() {
 #[tokio::test]
 async fn a_pooled_connection_that_the_origin_closes_is_not_the_clients_trouble() {
     let (origin, gateway) = plain().await;
-    // The origin closes after each answer without saying so; a pooled connection must not cost an unknown outcome
-    // more often than the race between its end and the next request makes unavoidable.
+    kept_connections_that_end_do_no_harm(&origin, &gateway).await;
+}
+
+/// The origin closes after each answer without saying so; a pooled connection must not cost an unknown outcome more often
+/// than the race between its end and the next request makes unavoidable.
+pub(crate) async fn kept_connections_that_end_do_no_harm(origin: &Origin, gateway: &Gateway) {
     for n in 0..20 {
         origin.next(Act::reply(Reply::json(201, "{}").header("Content-Length", "2").raw([Part::from("{}")])));
-        let answer = gateway.send(&post("/orders").key(&n.to_string())).await;
+        let request = post("/orders").key(&n.to_string());
+        let answer = gateway.send(&request).await;
         assert!(answer.status == 201 || answer.code() == "outcome-unknown", "{answer:?}");
         let effects = origin.effects();
-        gateway.send(&post("/orders").key(&n.to_string())).await;
+        gateway.send(&request).await;
         assert_eq!(origin.effects(), effects, "nothing was sent again");
     }
 }

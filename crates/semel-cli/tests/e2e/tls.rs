@@ -13,6 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use crate::crash::kept_connections_that_end_do_no_harm;
 use crate::harness::{
     Act, Authority, Conn, Cut, Gate, Gateway, Issued, Origin, Part, Reply, Request, Response, Setup, assert_problem,
     assert_replay, gateway, get, post, replace, semel, twice, until, within,
@@ -335,14 +336,7 @@ async fn a_kept_connection_by_tls_that_the_origin_closes_is_not_the_clients_trou
     let authority = Authority::new();
     let origin = Origin::start_tls(authority.server().shown_by_server()).await;
     let gateway = to_https(&authority, &origin, "").await;
-    for n in 0..20 {
-        origin.next(Act::reply(Reply::json(201, "{}").header("Content-Length", "2").raw([Part::from("{}")])));
-        let answer = gateway.send(&post("/orders").key(&n.to_string())).await;
-        assert!(answer.status == 201 || answer.code() == "outcome-unknown", "{answer:?}");
-        let effects = origin.effects();
-        gateway.send(&post("/orders").key(&n.to_string())).await;
-        assert_eq!(origin.effects(), effects, "nothing was sent again");
-    }
+    kept_connections_that_end_do_no_harm(&origin, &gateway).await;
 }
 
 /// An origin that asks for new keys (RFC 8446 section 4.6.3) after its first answer on a connection, says that it says no

@@ -2,7 +2,7 @@
 //!
 //! Several lanes share a queue. If each took whatever it found, a busy queue would be emptied in crumbs: a lane that has just
 //! told its answers would take the first of those who come back, and leave with it. So while others are out, a lane waits
-//! until half as many wait as went with each of those, or for [`LINGER_MAX`]. Who is alone waits for nothing.
+//! until as many wait as went with each of those, or for [`LINGER_MAX`]. Who is alone waits for nothing.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -32,7 +32,7 @@ pub(super) struct Out<'a> {
 impl Pace {
     /// Whether so many are worth a lane.
     fn is_worth(&self, waiting: usize) -> bool {
-        2 * waiting * self.lanes.load(Ordering::Relaxed) >= self.jobs.load(Ordering::Relaxed)
+        waiting * self.lanes.load(Ordering::Relaxed) >= self.jobs.load(Ordering::Relaxed)
     }
 
     /// One more waits, so that there are `waiting`. Calls a lane for the first, and again once they are worth one.
@@ -97,9 +97,9 @@ mod tests {
     async fn few_wait_for_more_and_not_for_long() {
         let (pace, begun) = (Pace::default(), Instant::now());
         let _out = pace.out(40);
-        pace.linger(|| 19).await;
+        pace.linger(|| 39).await;
         assert_eq!(begun.elapsed(), LINGER_MAX);
-        pace.linger(|| 20).await;
+        pace.linger(|| 40).await;
         assert_eq!(begun.elapsed(), LINGER_MAX);
     }
 
@@ -110,13 +110,13 @@ mod tests {
         let mut lingering = pin!(pace.linger(|| waiting.get()));
         let mut is_over = async || poll_fn(|cx| Poll::Ready(lingering.as_mut().poll(cx).is_ready())).await;
         assert!(!is_over().await);
-        for arrived in 2..=19 {
+        for arrived in 2..=39 {
             waiting.set(arrived);
             pace.arrived(arrived);
             assert!(!is_over().await, "{arrived}");
         }
-        waiting.set(20);
-        pace.arrived(20);
+        waiting.set(40);
+        pace.arrived(40);
         assert!(is_over().await);
         drop(out);
         pace.linger(|| 1).await;

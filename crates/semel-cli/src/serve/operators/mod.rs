@@ -306,7 +306,7 @@ impl Operators {
             Err(refusal)
         };
         if request.as_ref().is_some_and(|request| request.fingerprint != found.record.fingerprint) {
-            let detail = "the record under that key is of another request: the content given is not the first one's";
+            let detail = "the record under that key is of another request: the content given, or its Content-Type, is not the first one's";
             return refuse(Refusal::conflict("another-request", detail)).await;
         }
         let seen = stamp.map(|StampText(stamp)| stamp);
