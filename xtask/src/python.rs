@@ -26,8 +26,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
 
 /// Cheap ones first.
 const CHECKS: &[&[&str]] = &[
-    &["ruff", "check", "--quiet", "src", "tests"],
-    &["ruff", "format", "--quiet", "--check", "src", "tests"],
+    &["ruff", "check", "--quiet", "src", "tests", "examples"],
+    &["ruff", "format", "--quiet", "--check", "src", "tests", "examples"],
     &["mypy"],
     &["pytest"],
 ];

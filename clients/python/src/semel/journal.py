@@ -12,6 +12,7 @@ import hmac
 import os
 import secrets
 import sqlite3
+import sys
 import threading
 import zlib
 from collections import deque
@@ -331,7 +332,7 @@ class Journal:
 
     def _barrier(self) -> None:
         """Returns when what was committed is on the disk."""
-        if hasattr(fcntl, "F_FULLFSYNC"):
+        if sys.platform == "darwin":
             fcntl.fcntl(self._log, fcntl.F_FULLFSYNC)
         elif hasattr(os, "fdatasync"):
             os.fdatasync(self._log.fileno())
