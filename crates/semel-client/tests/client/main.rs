@@ -5,4 +5,5 @@ mod crash;
 mod journal;
 mod judgement;
 mod log;
+mod readme;
 mod world;
