@@ -332,12 +332,7 @@ class Journal:
 
     def _barrier(self) -> None:
         """Returns when what was committed is on the disk."""
-        if sys.platform == "darwin":
-            fcntl.fcntl(self._log, fcntl.F_FULLFSYNC)
-        elif hasattr(os, "fdatasync"):
-            os.fdatasync(self._log.fileno())
-        else:
-            os.fsync(self._log.fileno())
+        _sync(self._log.fileno())
 
     def _usable(self) -> None:
         if os.getpid() != self._process:
@@ -366,6 +361,16 @@ def _lock(folder: Path) -> IO[bytes]:
         file.close()
         raise JournalLocked(f"another process, or another client of this one, uses the journal {folder}") from error
     return file
+
+
+def _full_sync(descriptor: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+
+
+_sync: Callable[[int], None] = (
+    _full_sync if sys.platform == "darwin" else os.fdatasync if hasattr(os, "fdatasync") else os.fsync
+)
+"""This platform's barrier: what was written to a file is on the disk when it returns."""
 
 
 def _sync_folder(folder: Path) -> None:
