@@ -238,14 +238,17 @@ pub(crate) fn ask(semel: SocketAddr, key: u32) -> anyhow::Result<String> {
 
 /// Sends a request with a key.
 fn send(semel: SocketAddr, path: &str, key: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(semel).context("cannot reach the gateway")?;
-    let content = wrk::CONTENT;
-    write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nHost: {semel}\r\nConnection: close\r\nContent-Type: \
-         application/json\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{content}",
-        content.len()
-    )?;
+    let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n");
+    http(semel, "POST", path, &headers, wrk::CONTENT)
+}
+
+/// Sends a request on a connection of its own; the answer with its head. `headers` end with a line's end each.
+fn http(at: SocketAddr, method: &str, path: &str, headers: &str, content: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(at).context("cannot reach the gateway")?;
+    stream.set_nodelay(true)?;
+    let length = content.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n");
+    stream.write_all(format!("{head}{headers}Content-Length: {length}\r\n\r\n{content}").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("cannot read the gateway's answer")?;
     Ok(answer)

@@ -1,15 +1,14 @@
 //! The pages of operators of a gateway that has kept a million records: over HTTP, as a browser gets them.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 
 use super::{
-    COVERED, LOST,
+    COVERED, LOST, http,
     process::Running,
     wrk::{self, Keys},
 };
@@ -60,7 +59,7 @@ pub(super) fn measure(
 
     let session = sign_in(gateway.admin)?;
     let cookie = format!("Cookie: {session}\r\n");
-    let list = ask(gateway.admin, "GET", "/console/unknown", &cookie, "")?;
+    let list = http(gateway.admin, "GET", "/console/unknown", &cookie, "")?;
     let record = list
         .split("\"/console/records/")
         .nth(1)
@@ -112,7 +111,7 @@ fn row(name: &str, took: &[f64]) -> Vec<String> {
 fn times(admin: SocketAddr, path: &str, headers: &str, status: u16) -> anyhow::Result<Vec<f64>> {
     let once = || {
         let begun = Instant::now();
-        let answer = ask(admin, "GET", path, headers, "")?;
+        let answer = http(admin, "GET", path, headers, "")?;
         let took: Duration = begun.elapsed();
         ensure!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "GET {path}:\n{answer}");
         Ok(took.as_secs_f64() * 1e3)
@@ -122,7 +121,7 @@ fn times(admin: SocketAddr, path: &str, headers: &str, status: u16) -> anyhow::R
 
 /// How many executions are in the metrics.
 fn completed(admin: SocketAddr) -> anyhow::Result<f64> {
-    let page = ask(admin, "GET", "/metrics", "", "")?;
+    let page = http(admin, "GET", "/metrics", "", "")?;
     let counts =
         page.lines().filter(|line| line.starts_with("semel_requests_total{") && line.contains("\"completed\""));
     let counts: Option<Vec<f64>> = counts.map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
@@ -134,18 +133,7 @@ fn completed(admin: SocketAddr) -> anyhow::Result<f64> {
 /// The cookie of a session.
 fn sign_in(admin: SocketAddr) -> anyhow::Result<String> {
     let form = format!("token={TOKEN}&who=bench&to=%2Fconsole");
-    let answer = ask(admin, "POST", "/console/login", "Content-Type: application/x-www-form-urlencoded\r\n", &form)?;
+    let answer = http(admin, "POST", "/console/login", "Content-Type: application/x-www-form-urlencoded\r\n", &form)?;
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")?.split(';').next());
     cookie.map(str::to_owned).with_context(|| format!("not signed in:\n{answer}"))
-}
-
-fn ask(at: SocketAddr, method: &str, path: &str, headers: &str, content: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(at).context("cannot reach the gateway")?;
-    stream.set_nodelay(true)?;
-    let length = content.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n");
-    stream.write_all(format!("{head}{headers}Content-Length: {length}\r\n\r\n{content}").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("cannot read the gateway's answer")?;
-    Ok(answer)
 }
