@@ -33,7 +33,7 @@ def test_e34_l16_every_attempt_is_logged_with_six_fields_and_no_secret(
         '{"success":false,"error":"Unavailable","message":"key [redacted]\\nforged line"} forged: line'
     )
     last = vars(logged[2])
-    assert (last["order_id"], last["tracking_id"], last["error"], last["happened"]) == ("ORD-1", "YON-TRK-1", "", True)
+    assert (last["order_id"], last["tracking_id"], last["error"], last["proven"]) == ("ORD-1", "YON-TRK-1", "", True)
 
 
 def test_l16_secrets_are_redacted_and_logs_cannot_be_forged() -> None:

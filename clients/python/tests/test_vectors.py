@@ -113,7 +113,9 @@ def test_a_table_that_is_none_is_refused(change: Any, wrong: str) -> None:
         ("Thu, 01 Jan 1970 00:00:09 GMT", 5000),
         ("Thu, 01 Jan 1970 00:00:01 GMT", 0),
         ("Thu, 31 Feb 2030 00:00:01 GMT", 0),
-        ("Thursday, 01-Jan-70 00:00:09 GMT", 0),
+        ("Thursday, 01-Jan-70 00:00:09 GMT", 5000),
+        ("Thu Jan  1 00:00:09 1970", 5000),
+        ("Thu, 01 Jan 1970 00:00:09 +99999999999", 0),
         ("\u0662", 0),
     ],
 )

@@ -298,7 +298,7 @@ function trim(text: string): string {
 
 function field({ headers = {} }: Event, name: string): string | undefined {
   const found = Object.keys(headers).find((there) => there.toLowerCase() === name.toLowerCase());
-  return found === undefined ? undefined : trim(headers[found]!);
+  return found && trim(headers[found]!);
 }
 
 /** Whether all conditions hold. One that a table can put to a reply only finds nothing in a failure, and so fails. */
@@ -330,8 +330,7 @@ function holds(when: When, event: Event, { json, text }: Content, open: boolean)
 /** `Retry-After` (RFC 9110 section 10.2.3) in milliseconds from the end of the exchange; 0 where there is none. */
 function askedPause(event: Event, end_ms: number): number {
   const text = field(event, "retry-after") ?? "";
-  if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
-  const date_ms = Date.parse(text);
-  // Of all the forms that Date reads, only the one that it writes back is an IMF-fixdate.
-  return new Date(date_ms).toUTCString() === text && date_ms > end_ms ? date_ms - end_ms : 0;
+  if (/^\d{1,9}$/.test(text)) return +text * 1000;
+  // Of the three forms of a date (RFC 9110 section 5.6.7) one names no zone. A bare number is no year.
+  return Math.max(0, /^[A-Z]/.test(text) ? Date.parse(text.replace(/\d$/, "$& GMT")) - end_ms : 0) || 0;
 }

@@ -18,7 +18,7 @@ export interface LogLine {
   number: number;
   why: string;
   /** Whether it is proven that it happened. */
-  happened: boolean;
+  proven: boolean;
 }
 
 /** JSON Pointers: the first member that is there counts. */
@@ -65,7 +65,7 @@ function line({ entry, table, judged, secrets }: Told): LogLine {
     act,
     number: entry.history.filter((one) => (one.act ?? "attempt") === act).length,
     why: judged.why,
-    happened: judged.verdict === "done",
+    proven: judged.verdict === "done",
   };
 }
 

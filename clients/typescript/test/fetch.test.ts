@@ -327,7 +327,7 @@ scripted(
         error: "bad key [redacted] x",
         number: 1,
         why: "failed",
-        happened: false,
+        proven: false,
       },
       {
         ...common,
@@ -337,7 +337,7 @@ scripted(
         error: "",
         number: 2,
         why: "success",
-        happened: true,
+        proven: true,
       },
     ]);
   },

@@ -30,7 +30,7 @@ pub(crate) fn exchange(
     };
     let found = |pointers: &[Pointer]| content.and_then(|(_, content)| member(content, pointers)).unwrap_or_default();
     let error = content.filter(|(status, _)| !status.is_success()).map(|(_, content)| redacted(content, secrets));
-    let happened = matches!(judged.verdict, Verdict::Done(_));
+    let proven = matches!(judged.verdict, Verdict::Done(_));
     // One line that a person can read, fields that a machine can.
     tracing::info!(
         target: "semel::attempt",
@@ -43,7 +43,7 @@ pub(crate) fn exchange(
         operation = %intent.operation,
         attempt = number,
         why = judged.why,
-        happened,
+        proven,
         "{what} {number} of {}: {status}. {}",
         intent.operation,
         judged.say

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from .exchange import Attempt, Event, Read, Reply, Resumed, Saw
@@ -210,11 +211,6 @@ class _Walk:
         return earliest - now_ms, int(min(latest, run_end, window_end)) - now_ms
 
 
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_IMF_FIXDATE = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), ([0-9]{2}) (" + "|".join(_MONTHS) + ") ([0-9]{4}) "
-    "([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
-)
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -225,14 +221,10 @@ def _asked_pause_ms(saw: Saw, end_ms: int) -> int:
         return 0
     if _SECONDS.fullmatch(text):
         return int(text) * 1000
-    date = _IMF_FIXDATE.fullmatch(text)
-    if date is None:
-        return 0
-    day, month, year, hour, minute, second = date.groups()
     try:
-        moment = datetime(
-            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=timezone.utc
-        )
-    except ValueError:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
         return 0
+    # The obsolete form without a zone means UTC, too (RFC 9110 section 5.6.7).
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
     return max(0, int(moment.timestamp()) * 1000 - end_ms)

@@ -38,7 +38,7 @@ def exchange(
     }
     six = {name: text if name == "idempotency_key" else redacted(text, secrets) for name, text in six.items()}
     shown = " ".join(f"{name}={text}" for name, text in six.items() if text)
-    more = {"operation": intent.operation, "attempt": number, "why": judged.why, "happened": judged.verdict == "done"}
+    more = {"operation": intent.operation, "attempt": number, "why": judged.why, "proven": judged.verdict == "done"}
     # One line that a person can read, fields that a machine can.
     LOGGER.info("%s %d of %s: %s. %s %s", what, number, intent.operation, status, judged.say, shown, extra=six | more)
 

@@ -69,5 +69,5 @@ async fn e34_l16_every_attempt_is_logged_with_six_fields_and_no_secret() {
         r#"{"success":false,"error":"Unavailable","message":"key [redacted]\nforged line"}"#
     );
     assert_eq!((logged[2]["order_id"].as_str(), logged[2]["tracking_id"].as_str()), ("ORD-1", "YON-TRK-1"));
-    assert_eq!((logged[2]["error"].as_str(), logged[2]["happened"].as_str()), ("", "true"));
+    assert_eq!((logged[2]["error"].as_str(), logged[2]["proven"].as_str()), ("", "true"));
 }
