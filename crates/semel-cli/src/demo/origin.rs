@@ -27,6 +27,10 @@ pub(crate) struct Args {
     /// Decides which requests meet which fault.
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// End as soon as standard input does, so that it never outlives whoever started it. Otherwise it serves until it
+    /// is interrupted.
+    #[arg(long)]
+    until_input_ends: bool,
     #[command(flatten)]
     faults: Faults,
 }
@@ -84,7 +88,7 @@ pub(crate) struct Charge {
 /// What the origin says on standard output once it listens, before its address.
 pub(crate) const LISTENING: &str = "listening on ";
 
-/// Serves until standard input ends, so that it never outlives whoever started it.
+/// Serves until it is interrupted, or until standard input ends if that was asked for.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(listen(args))
 }
@@ -156,14 +160,16 @@ async fn listen(args: &Args) -> anyhow::Result<()> {
     let origin =
         Arc::new(Origin { seed: args.seed, books: Mutex::new(Books { faults: args.faults, ..Books::default() }) });
     let (ended, end) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        // An error and the end of the input mean the same: nobody is there any more.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = ended.send(());
-    });
+    if args.until_input_ends {
+        std::thread::spawn(move || {
+            // An error and the end of the input mean the same: nobody is there any more.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = ended.send(());
+        });
+    }
     tokio::select! {
         served = origin.serve(listener) => served,
-        _ = end => Ok(()),
+        Ok(()) = end => Ok(()),
     }
 }
 

@@ -45,7 +45,8 @@ impl OriginProcess {
         command.args(["--slow-per-mille", &slow_per_mille.to_string()]);
         command.args(["--reply-lost-per-mille", &reply_lost_per_mille.to_string()]);
         command.args(["--dropped-per-mille", &dropped_per_mille.to_string()]);
-        // It ends when its standard input does, which even a killed demo takes care of.
+        // Even a killed demo closes what it wrote to.
+        command.arg("--until-input-ends");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Guard(command.spawn().context("cannot start the demo's origin")?);
         let stdout = child.0.stdout.take().expect("standard output is piped");
