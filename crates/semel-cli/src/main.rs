@@ -20,6 +20,9 @@ mod sandbox;
 mod serve;
 mod store;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Everything went as it should.
 const SUCCESS: u8 = 0;
 /// Something failed while running.
