@@ -173,7 +173,9 @@ async fn sc01_a_shared_secret_and_any_claim_name_the_caller() {
     let number = gateway.send(&ask(key.sign(&of(json!(7))))).await;
     assert_eq!((number.header("idempotent-replayed"), origin.effects()), (None, 2), "{number:?}");
     let other = Key::Secret(b"0123456789abcdef0123456789abcdeg".to_vec());
-    for token in [other.sign(&of(json!("7"))), RSA.sign(&of(json!("7"))), key.sign(&claims("7"))] {
+    // The right key in a way that is not among `algorithms`.
+    let otherwise = key.sign_as(&json!({ "alg": "HS512" }), &of(json!("7")));
+    for token in [other.sign(&of(json!("7"))), RSA.sign(&of(json!("7"))), key.sign(&claims("7")), otherwise] {
         assert_problem(&gateway.send(&ask(token)).await, 401, "unauthenticated");
     }
     // SC7: what was good is over one day, and the kept reply with it.

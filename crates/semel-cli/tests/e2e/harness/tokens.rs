@@ -11,8 +11,8 @@ use ring::{
     hmac,
     rand::SystemRandom,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
+        RsaKeyPair, RsaPublicKeyComponents,
     },
 };
 use serde_json::{Value, json};
@@ -24,11 +24,11 @@ pub(crate) const AUDIENCE: &str = "https://api.example.com";
 
 /// A key to sign with, under the name that a key set has it by.
 pub(crate) enum Key {
-    /// RS256.
+    /// RS256, or PS256 where a header says so.
     Rsa(&'static str, RsaKeyPair),
     /// ES256.
     Ec(&'static str, EcdsaKeyPair),
-    /// HS256, with these bytes.
+    /// HS256, or HS512 where a header says so, with these bytes.
     Secret(Vec<u8>),
 }
 
@@ -87,12 +87,15 @@ impl Key {
         let signature = match self {
             Key::Rsa(_, key) => {
                 let mut signature = vec![0; key.public().modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).expect("it signs");
+                let padding: &dyn RsaEncoding =
+                    if header["alg"] == "PS256" { &RSA_PSS_SHA256 } else { &RSA_PKCS1_SHA256 };
+                key.sign(padding, &random, message.as_bytes(), &mut signature).expect("it signs");
                 signature
             }
             Key::Ec(_, key) => key.sign(&random, message.as_bytes()).expect("it signs").as_ref().to_vec(),
             Key::Secret(bytes) => {
-                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), message.as_bytes()).as_ref().to_vec()
+                let digest = if header["alg"] == "HS512" { hmac::HMAC_SHA512 } else { hmac::HMAC_SHA256 };
+                hmac::sign(&hmac::Key::new(digest, bytes), message.as_bytes()).as_ref().to_vec()
             }
         };
         format!("{message}.{}", encoded(&signature))
