@@ -11,6 +11,9 @@ use std::{
 
 use tokio::sync::Notify;
 
+/// So many are worth a second lane. Fewer cost less together, in the round trip that follows: a server is asked half as often,
+/// which matters most where several gateways ask one: docs/decisions/0010-shared-stores.md.
+const LANE_JOBS_MIN: usize = 64;
 /// How long a lane waits for more while others are out.
 const LINGER_MAX: Duration = Duration::from_millis(1);
 
@@ -22,7 +25,7 @@ pub(super) struct Pace {
     arrived: Notify,
 }
 
-/// A lane that is out; back when this is dropped.
+/// A lane that is out; back when this is dropped. Nobody is called then: who is back takes what waits.
 #[derive(Debug)]
 pub(super) struct Out<'a> {
     pace: &'a Pace,
@@ -32,7 +35,8 @@ pub(super) struct Out<'a> {
 impl Pace {
     /// Whether so many are worth a lane.
     fn is_worth(&self, waiting: usize) -> bool {
-        waiting * self.lanes.load(Ordering::Relaxed) >= self.jobs.load(Ordering::Relaxed)
+        let (lanes, jobs) = (self.lanes.load(Ordering::Relaxed), self.jobs.load(Ordering::Relaxed));
+        lanes == 0 || (waiting >= LANE_JOBS_MIN && waiting * lanes >= jobs)
     }
 
     /// One more waits, so that there are `waiting`. Calls a lane for the first, and again once they are worth one.
@@ -96,27 +100,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_wait_for_more_and_not_for_long() {
         let (pace, begun) = (Pace::default(), Instant::now());
-        let _out = pace.out(40);
-        pace.linger(|| 39).await;
+        let _out = pace.out(100);
+        pace.linger(|| 99).await;
         assert_eq!(begun.elapsed(), LINGER_MAX);
-        pace.linger(|| 40).await;
+        pace.linger(|| 100).await;
+        assert_eq!(begun.elapsed(), LINGER_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_lane_goes_for_many_only() {
+        let (pace, begun) = (Pace::default(), Instant::now());
+        let _out = pace.out(1);
+        pace.linger(|| LANE_JOBS_MIN - 1).await;
+        assert_eq!(begun.elapsed(), LINGER_MAX);
+        pace.linger(|| LANE_JOBS_MIN).await;
         assert_eq!(begun.elapsed(), LINGER_MAX);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lane_that_is_back_and_arrivals_end_the_wait() {
         let (pace, waiting) = (Pace::default(), Cell::new(1));
-        let out = pace.out(40);
+        let out = pace.out(100);
         let mut lingering = pin!(pace.linger(|| waiting.get()));
         let mut is_over = async || poll_fn(|cx| Poll::Ready(lingering.as_mut().poll(cx).is_ready())).await;
         assert!(!is_over().await);
-        for arrived in 2..=39 {
+        for arrived in 2..=99 {
             waiting.set(arrived);
             pace.arrived(arrived);
             assert!(!is_over().await, "{arrived}");
         }
-        waiting.set(40);
-        pace.arrived(40);
+        waiting.set(100);
+        pace.arrived(100);
         assert!(is_over().await);
         drop(out);
         pace.linger(|| 1).await;
