@@ -116,7 +116,7 @@ inBrowser("e11 an outcome settled as did not happen is executed by the next retr
 
 inBrowser("e11 with the keyboard alone", async (page) => {
   await page.goto(gateway.console);
-  await page.keyboard.type(TOKEN);
+  await typeAtCursor(page, TOKEN);
   await page.keyboard.press("Tab");
   await page.keyboard.type("Keys Only");
   await page.keyboard.press("Enter");
@@ -136,14 +136,14 @@ inBrowser("e11 with the keyboard alone", async (page) => {
   await page.keyboard.press("Tab");
   await page.keyboard.press("Enter");
   await page.waitForURL("**/did-not-happen");
-  await page.keyboard.type("nothing in the books");
+  await typeAtCursor(page, "nothing in the books");
   await page.keyboard.press("Tab");
   await page.keyboard.press("Space");
   await page.keyboard.press("Enter");
   await page.getByText("Settled:").waitFor();
 
   await page.keyboard.press("/");
-  await page.keyboard.type(exchange);
+  await typeAtCursor(page, exchange);
   await page.keyboard.press("Enter");
   await page.waitForURL(/\/records\/|exchange=/);
   for (const [key, path] of [["o", "/console"], ["s", "/console/search"], ["r", "/console/routes"]]) {
@@ -153,6 +153,12 @@ inBrowser("e11 with the keyboard alone", async (page) => {
     await page.waitForURL(gateway.admin + path);
   }
 });
+
+/** Types into the field that the page has chosen, which a browser does a moment after the page has loaded. */
+async function typeAtCursor(page, text) {
+  await page.locator("input:focus, textarea:focus").waitFor();
+  await page.keyboard.type(text);
+}
 
 const focused = (page) => page.evaluate(() => document.activeElement?.textContent?.trim());
 
