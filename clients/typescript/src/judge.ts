@@ -329,8 +329,10 @@ function holds(when: When, event: Event, { json, text }: Content, open: boolean)
 
 /** `Retry-After` (RFC 9110 section 10.2.3) in milliseconds from the end of the exchange; 0 where there is none. */
 function askedPause(event: Event, end_ms: number): number {
-  const text = field(event, "retry-after") ?? "";
+  // Where there is none it is tested as the word "undefined", which is neither a number nor a date.
+  const text = field(event, "retry-after")!;
   if (/^\d{1,9}$/.test(text)) return +text * 1000;
-  // Of the three forms of a date (RFC 9110 section 5.6.7) one names no zone. A bare number is no year.
-  return Math.max(0, /^[A-Z]/.test(text) ? Date.parse(text.replace(/\d$/, "$& GMT")) - end_ms : 0) || 0;
+  // Of the three forms of a date (RFC 9110 section 5.6.7) all end with a time and a zone, or a year for UTC.
+  if (!/:.. (\d+|GMT)$/.test(text)) return 0;
+  return Math.max(0, Date.parse(text.replace(/\d$/, "$& GMT")) - end_ms || 0);
 }

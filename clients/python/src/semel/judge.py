@@ -212,6 +212,8 @@ class _Walk:
 
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
+# The three forms of a date (RFC 9110 section 5.6.7) end with a time and a zone, or a year for UTC. `email` reads more.
+_DATE = re.compile(r".*:[0-9]{2} (?:GMT|[0-9]+)")
 
 
 def _asked_pause_ms(saw: Saw, end_ms: int) -> int:
@@ -221,10 +223,10 @@ def _asked_pause_ms(saw: Saw, end_ms: int) -> int:
         return 0
     if _SECONDS.fullmatch(text):
         return int(text) * 1000
+    if not _DATE.fullmatch(text):
+        return 0
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return 0
-    # The obsolete form without a zone means UTC, too (RFC 9110 section 5.6.7).
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-    return max(0, int(moment.timestamp()) * 1000 - end_ms)
+    return max(0, int(moment.replace(tzinfo=timezone.utc).timestamp()) * 1000 - end_ms)
